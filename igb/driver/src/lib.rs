@@ -1,0 +1,1 @@
+//! What the 82576 PF and VF drivers share: typed registers, rings, buffers, interrupts.

@@ -1,0 +1,1 @@
+//! The Intel 82576 as a contract: register map, descriptors, mailbox words and PCI layout.

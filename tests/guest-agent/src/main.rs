@@ -1,0 +1,3 @@
+//! Init of the test guest: loads modules and runs commands for the host.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Scenarios that run in process, over sockets and in VMs.

@@ -1,0 +1,1 @@
+//! Untrusted, transient VF driver for the 82576.

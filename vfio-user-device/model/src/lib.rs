@@ -1,0 +1,1 @@
+//! The 82576 as a sans-IO state machine.

@@ -1,0 +1,3 @@
+//! The project's own tool: demo, test, vm, bench.
+
+fn main() {}
