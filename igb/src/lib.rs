@@ -8,12 +8,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod frame;
 pub mod function;
 pub mod mailbox;
 mod map;
+pub mod queue_page;
 pub mod register;
 pub mod vf;
 
+pub use frame::{MacAddress, VlanId, VlanTag};
 pub use function::{FunctionId, FunctionKind};
 pub use map::*;
 pub use register::{Access, Decoded, Field, FieldInfo, Register, RegisterInfo, Value};

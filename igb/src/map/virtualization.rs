@@ -173,15 +173,6 @@ macro_rules! virtualization_registers {
         SCTC: RO @ 0x5DC8, "8.14" {}
         /// Storm Control Basic Interval.
         SCBI: RW @ 0x5DCC, "8.14" {}
-        /// DMA VM Offload, one per queue.
-        DVMOLR[16]: RW @ 0xC038 stride 0x40 alias [4] @ 0x2838 stride 0x100
-            reset 0x8000_0000, "8.14"
-        {
-            /// The tag is removed and not reported.
-            HIDVLAN: 29,
-            STRVLAN: 30,
-            STRCRC: 31,
-        }
 
         /// VTCTRL of VF n, the PF's view.
         PVTCTRL[8]: RW @ 0x1_0000 stride 0x100, "8.14" {
