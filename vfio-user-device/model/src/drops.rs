@@ -1,0 +1,115 @@
+//! Why frames are dropped: every reason has a name and a counter.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
+        /// Why a frame was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant),*];
+
+            /// The reason as reports spell it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Source MAC is none of the pool's (DTXSWC.MACAS).
+    SpoofedMac = "spoofed-mac",
+    /// VLAN is none of the pool's (DTXSWC.VLANAS).
+    SpoofedVlan = "spoofed-vlan",
+    /// The pool tagged a frame itself although VMVIR gives the tag.
+    TagNotAllowed = "tag-not-allowed",
+    /// Nobody wanted the frame, and it may not leave by the uplink.
+    NoDestination = "no-destination",
+    /// Its only taker would have been its sender.
+    SourceOnly = "source-only",
+    /// No address filter matched a frame from the wire.
+    FilterMac = "filter-mac",
+    /// No VLAN filter matched a frame from the wire.
+    FilterVlan = "filter-vlan",
+    /// The link is down.
+    LinkDown = "link-down",
+    /// Shorter than an Ethernet header.
+    Runt = "runt",
+    /// Longer than the receiver accepts (RLPML, LPE).
+    TooLong = "too-long",
+    /// Longer than the card can handle.
+    Oversize = "oversize",
+    /// Receiving is not enabled on the queue (VFRE, RCTL.RXEN, RXDCTL.ENABLE).
+    RxDisabled = "rx-disabled",
+    /// The receiver had no descriptor and QDE or SRRCTL.DROP_EN says to drop.
+    NoDescriptor = "no-descriptor",
+    /// The receiver had no descriptor; hardware would have let the frame wait for one.
+    NoDescriptorNoDropEn = "no-descriptor-no-drop-en",
+    /// The receiver's queue is halted after a fault or a malformed ring.
+    QueueHalted = "queue-halted",
+    /// DMA from the sender's memory failed.
+    TxFault = "tx-fault",
+    /// DMA to or from the receiver's memory failed.
+    RxFault = "rx-fault",
+    /// More descriptors in one frame than the card takes.
+    TooManyDescriptors = "too-many-descriptors",
+    /// A descriptor that makes no sense (type, zero length, reserved bits).
+    BadDescriptor = "bad-descriptor",
+    /// A segmentation request that cannot be carried out.
+    BadSegmentation = "bad-segmentation",
+    /// A checksum request whose offsets lie outside the frame's header.
+    BadChecksumContext = "bad-checksum-context",
+    /// More transmit credit used than TX rate limiting leaves a queue of frames for.
+    RateLimited = "rate-limited",
+    /// The sender was reset or disabled with the frame in flight.
+    Aborted = "aborted",
+}
+
+/// Dropped frames by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DropCounters([u64; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl DropCounters {
+    /// Frames dropped for this reason.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All dropped frames.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum, n| sum.wrapping_add(*n))
+    }
+
+    /// The reasons that occurred.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .map(|reason| (*reason, self.get(*reason)))
+            .filter(|(_, n)| *n != 0)
+    }
+
+    pub(crate) fn add(&mut self, reason: DropReason, frames: u64) {
+        let counter = &mut self.0[reason as usize];
+        *counter = counter.wrapping_add(frames);
+    }
+
+    pub(crate) fn merge(&mut self, other: &DropCounters) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.wrapping_add(theirs);
+        }
+    }
+}

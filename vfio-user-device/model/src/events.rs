@@ -1,0 +1,198 @@
+//! What the data path did, for the control state to absorb: interrupt causes, statistics, drops,
+//! faults.
+
+use igb::FunctionId;
+use igb::function::FUNCTION_COUNT;
+use smallvec::SmallVec;
+
+use crate::drops::{DropCounters, DropReason};
+use crate::host::FaultCause;
+
+/// A place where frames enter and leave the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Port {
+    /// A function.
+    Function(FunctionId),
+    /// The wire.
+    Uplink,
+}
+
+/// Which way a frame crossed a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the port into the card: transmitted by a function, received from the wire.
+    Ingress,
+    /// From the card to the port.
+    Egress,
+}
+
+/// The ring kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ring {
+    /// Receive.
+    Rx,
+    /// Transmit.
+    Tx,
+}
+
+/// A DMA that a function's ring or buffers asked for and that did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Whose DMA.
+    pub function: FunctionId,
+    /// The function's own queue number.
+    pub queue: u8,
+    /// Which of the queue's rings.
+    pub ring: Ring,
+    /// Where.
+    pub iova: u64,
+    /// Bytes.
+    pub len: u64,
+    /// The device wanted to write.
+    pub write: bool,
+    /// Why it did not happen.
+    pub cause: FaultCause,
+}
+
+/// Faults kept in one [`Events`]; later ones are counted only.
+pub const FAULTS_KEPT: usize = 16;
+
+/// Frames and bytes that crossed a port since the last [`Events::clear`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortEvents {
+    /// Frames to the port's owner (a function received them, the wire carried them away).
+    pub rx_packets: u64,
+    /// Their bytes, without FCS.
+    pub rx_bytes: u64,
+    /// Of them, multicast.
+    pub rx_multicast: u64,
+    /// Of them, broadcast.
+    pub rx_broadcast: u64,
+    /// Of them, sent by another function of the card.
+    pub rx_loopback_packets: u64,
+    /// Their bytes.
+    pub rx_loopback_bytes: u64,
+    /// Frames from the port's owner.
+    pub tx_packets: u64,
+    /// Their bytes, without FCS.
+    pub tx_bytes: u64,
+    /// Of them, multicast.
+    pub tx_multicast: u64,
+    /// Of them, broadcast.
+    pub tx_broadcast: u64,
+    /// Of them, delivered to another function of the card.
+    pub tx_loopback_packets: u64,
+    /// Their bytes.
+    pub tx_loopback_bytes: u64,
+    /// Frames dropped, by reason.
+    pub drops: DropCounters,
+    /// DMA faults.
+    pub faults: u64,
+}
+
+/// Everything that happened since the last [`Events::clear`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Version of the configuration that was in force.
+    pub(crate) version: u64,
+    /// Receive queues (card numbers) with a cause.
+    pub(crate) rx_causes: u16,
+    /// Receive queues that ran out of descriptors.
+    pub(crate) rx_overruns: u16,
+    /// Transmit queues with a cause.
+    pub(crate) tx_causes: u16,
+    /// Pools that sent a spoofed frame.
+    pub(crate) wvbr: u8,
+    /// Sizes of frames from the wire: see [`crate::control`]'s statistics.
+    pub(crate) wire_rx_sizes: [u64; SIZE_CLASSES],
+    /// Sizes of frames to the wire.
+    pub(crate) wire_tx_sizes: [u64; SIZE_CLASSES],
+    pub(crate) functions: [PortEvents; FUNCTION_COUNT],
+    pub(crate) uplink: PortEvents,
+    pub(crate) faults: SmallVec<[Fault; 2]>,
+    dirty: bool,
+}
+
+/// Size classes of the statistics: 64, 65-127, 128-255, 256-511, 512-1023, 1024 and more.
+pub(crate) const SIZE_CLASSES: usize = 6;
+
+/// The size class of a frame of `len` bytes without FCS.
+pub(crate) fn size_class(len: usize) -> usize {
+    match len.saturating_add(4) {
+        0..=64 => 0,
+        65..=127 => 1,
+        128..=255 => 2,
+        256..=511 => 3,
+        512..=1023 => 4,
+        _ => 5,
+    }
+}
+
+impl Events {
+    /// Nothing happened yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is anything to absorb.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.dirty
+    }
+
+    /// Forget everything, after [`crate::Control::absorb`].
+    pub fn clear(&mut self) {
+        if self.dirty {
+            *self = Self::default();
+        }
+    }
+
+    /// What crossed a port.
+    #[must_use]
+    pub fn port(&self, port: Port) -> &PortEvents {
+        match port {
+            Port::Function(function) => &self.functions[function.slot()],
+            Port::Uplink => &self.uplink,
+        }
+    }
+
+    /// The faults, at most [`FAULTS_KEPT`]; [`PortEvents::faults`] counts all.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// For writing: notes that there is something to absorb.
+    pub(crate) fn port_mut(&mut self, port: Port) -> &mut PortEvents {
+        self.dirty = true;
+        match port {
+            Port::Function(function) => &mut self.functions[function.slot()],
+            Port::Uplink => &mut self.uplink,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    pub(crate) fn drop_frame(&mut self, port: Port, reason: DropReason) {
+        self.port_mut(port).drops.add(reason, 1);
+    }
+
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        self.port_mut(Port::Function(fault.function)).faults += 1;
+        if self.faults.len() < FAULTS_KEPT {
+            self.faults.push(fault);
+        }
+    }
+
+    pub(crate) fn cause(&mut self, ring: Ring, queue: u8) {
+        self.dirty = true;
+        let bit = 1u16 << (queue & 15);
+        match ring {
+            Ring::Rx => self.rx_causes |= bit,
+            Ring::Tx => self.tx_causes |= bit,
+        }
+    }
+}
