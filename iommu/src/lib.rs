@@ -1,1 +1,22 @@
-//! DMA mapping for user-space drivers and devices: IOVA allocation, address spaces, DMA buffers, functions.
+//! DMA mapping for user-space drivers and devices.
+//!
+//! The driver's side: a [`container::Container`] is one I/O address space, to which functions are
+//! attached and into which DMA buffers are mapped; trait [`function::Function`] is all a driver
+//! knows of the hardware (regions, interrupts, DMA windows), whatever is behind it
+//! ([`backend`]).
+//!
+//! The device's side: an [`address_space::AddressSpace`] holds the windows that a driver opened and
+//! checks every access of the device against them.
+//!
+//! Both sides: [`memory::SharedMemory`], which never hands out a reference to memory that somebody
+//! else can write, and [`interrupt`].
+
+#![forbid(unsafe_code)]
+
+pub mod container;
+pub mod dma_buffer;
+pub mod function;
+pub mod interrupt;
+pub mod iova;
+pub mod memory;
+pub mod pci;
