@@ -104,12 +104,22 @@ pub struct Region {
 impl Region {
     /// A region that the function does not have.
     pub fn absent() -> Self {
-        Self { size: 0, flags: RegionFlags::empty(), sparse: Vec::new(), fd: None, fd_offset: 0 }
+        Self {
+            size: 0,
+            flags: RegionFlags::empty(),
+            sparse: Vec::new(),
+            fd: None,
+            fd_offset: 0,
+        }
     }
 
     /// A region of `size` bytes that is only ever accessed by messages.
     pub fn trapped(size: u64) -> Self {
-        Self { size, flags: RegionFlags::READ | RegionFlags::WRITE, ..Self::absent() }
+        Self {
+            size,
+            flags: RegionFlags::READ | RegionFlags::WRITE,
+            ..Self::absent()
+        }
     }
 }
 

@@ -98,13 +98,22 @@ impl Receiver {
         let mut fds = Vec::new();
         if !self.pending.is_empty() {
             let position = self.position;
-            fds.extend(self.pending.extract_if(.., |fd| fd.0 < position).map(|fd| fd.1));
+            fds.extend(
+                self.pending
+                    .extract_if(.., |fd| fd.0 < position)
+                    .map(|fd| fd.1),
+            );
             if fds.len() > MAX_FDS {
                 return Err(FrameError::TooManyFds);
             }
         }
         let fds_lost = self.lost.take_if(|lost| *lost < self.position).is_some();
-        Ok(Some(Frame { header, start, fds, fds_lost }))
+        Ok(Some(Frame {
+            header,
+            start,
+            fds,
+            fds_lost,
+        }))
     }
 
     /// The whole message, header included. Only until the next [`Self::fill`].
@@ -125,16 +134,25 @@ impl Receiver {
     ) -> Result<Fill, FrameError> {
         self.make_room()?;
         let room = &mut self.buffer[self.end..];
-        let received =
-            match socket::receive(socket, room, &mut self.control, dont_wait, &mut self.incoming) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return Ok(Fill::Nothing),
-                Err(Errno::ECONNRESET) if self.start == self.end => return Ok(Fill::End),
-                Err(errno) => return Err(FrameError::Receive(errno)),
-            };
+        let received = match socket::receive(
+            socket,
+            room,
+            &mut self.control,
+            dont_wait,
+            &mut self.incoming,
+        ) {
+            Ok(received) => received,
+            Err(Errno::EAGAIN) => return Ok(Fill::Nothing),
+            Err(Errno::ECONNRESET) if self.start == self.end => return Ok(Fill::End),
+            Err(errno) => return Err(FrameError::Receive(errno)),
+        };
         if received.bytes == 0 {
             self.incoming.clear();
-            return if self.start == self.end { Ok(Fill::End) } else { Err(FrameError::Truncated) };
+            return if self.start == self.end {
+                Ok(Fill::End)
+            } else {
+                Err(FrameError::Truncated)
+            };
         }
         self.end += received.bytes;
         let last = self.position + (self.end - self.start) as u64 - 1;
@@ -146,7 +164,8 @@ impl Receiver {
             self.incoming.clear();
             self.lost = Some(last);
         }
-        self.pending.extend(self.incoming.drain(..).map(|fd| (last, fd)));
+        self.pending
+            .extend(self.incoming.drain(..).map(|fd| (last, fd)));
         // One message may be incomplete and the next one have begun, no more.
         if self.pending.len() > 2 * MAX_FDS {
             return Err(FrameError::TooManyFds);
@@ -183,7 +202,11 @@ impl Sender {
     /// Send on `stream`, each message within `limit`.
     pub(crate) fn new(stream: UnixStream, limit: Duration) -> std::io::Result<Self> {
         stream.set_write_timeout(Some(limit))?;
-        Ok(Self { stream, limit, broken: Mutex::new(false) })
+        Ok(Self {
+            stream,
+            limit,
+            broken: Mutex::new(false),
+        })
     }
 
     /// Send one message: `head` starts with its header. On failure nothing can be sent any more,

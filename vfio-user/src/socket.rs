@@ -80,14 +80,20 @@ pub(crate) fn receive(
 /// could not deliver all of them, or those that it did deliver would leak.
 fn take_fds(control: &ControlBuffer, fds: &mut Vec<OwnedFd>) {
     let bytes = control.0.as_bytes();
-    let Ok((header, _)) = ControlHeader::read_from_prefix(bytes) else { return };
+    let Ok((header, _)) = ControlHeader::read_from_prefix(bytes) else {
+        return;
+    };
     let rights = header.level == libc::SOL_SOCKET && header.kind == libc::SCM_RIGHTS;
-    let Some(data) = bytes.get(CONTROL_HEADER..header.len.min(bytes.len())) else { return };
+    let Some(data) = bytes.get(CONTROL_HEADER..header.len.min(bytes.len())) else {
+        return;
+    };
     if !rights {
         return;
     }
     for raw in data.chunks_exact(size_of::<RawFd>()) {
-        let Ok(raw) = RawFd::read_from_bytes(raw) else { continue };
+        let Ok(raw) = RawFd::read_from_bytes(raw) else {
+            continue;
+        };
         // SAFETY: the kernel has just installed `raw` for this process as part of a SCM_RIGHTS
         // message (the length word was zeroed before the call, so this is no left-over), and
         // nothing else knows of it.
@@ -116,11 +122,24 @@ pub(crate) fn send(
     loop {
         let iov = [
             IoSlice::new(head.get(sent..).unwrap_or_default()),
-            IoSlice::new(body.get(sent.saturating_sub(head.len())..).unwrap_or_default()),
+            IoSlice::new(
+                body.get(sent.saturating_sub(head.len())..)
+                    .unwrap_or_default(),
+            ),
         ];
         let rights = [ControlMessage::ScmRights(raw)];
-        let control = if sent == 0 && !raw.is_empty() { &rights[..] } else { &[] };
-        match sendmsg::<()>(socket.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None) {
+        let control = if sent == 0 && !raw.is_empty() {
+            &rights[..]
+        } else {
+            &[]
+        };
+        match sendmsg::<()>(
+            socket.as_raw_fd(),
+            &iov,
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
             Ok(bytes) => sent += bytes,
             Err(Errno::EINTR) => {}
             // The socket's send timeout.

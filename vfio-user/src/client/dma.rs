@@ -65,7 +65,8 @@ impl DmaReply {
     fn send_error(&mut self, errno: Errno) {
         self.answered = true;
         if !self.header.no_reply() {
-            self.link.send_reply(self.header.error_reply(errno).as_bytes(), &[]);
+            self.link
+                .send_reply(self.header.error_reply(errno).as_bytes(), &[]);
         }
     }
 }
@@ -84,7 +85,10 @@ pub(super) fn dispatch(link: &Arc<Link>, header: &Header, body: &[u8]) {
     let request = match check(header, body) {
         Ok(request) => request,
         Err(errno) => {
-            log::debug!("refused the server's {}: {errno}", command::name(header.command));
+            log::debug!(
+                "refused the server's {}: {errno}",
+                command::name(header.command)
+            );
             if !header.no_reply() {
                 link.send_reply(header.error_reply(errno).as_bytes(), &[]);
             }
@@ -93,8 +97,12 @@ pub(super) fn dispatch(link: &Arc<Link>, header: &Header, body: &[u8]) {
     };
     // Counted before the reply exists, which counts down when it goes.
     let room = link.dma_begun();
-    let reply =
-        DmaReply { link: Arc::clone(link), header: *header, request, answered: false };
+    let reply = DmaReply {
+        link: Arc::clone(link),
+        header: *header,
+        request,
+        answered: false,
+    };
     if !room {
         return reply.error(Errno::ENOBUFS);
     }
@@ -119,5 +127,9 @@ fn check(header: &Header, body: &[u8]) -> Result<DmaRequest, Errno> {
     let fits = (1..=MAX_TRANSFER as u64).contains(&request.count);
     let wraps = request.address.checked_add(request.count).is_none();
     let short = header.command == command::DMA_WRITE && (data.len() as u64) < request.count;
-    if !fits || wraps || short { Err(Errno::EINVAL) } else { Ok(request) }
+    if !fits || wraps || short {
+        Err(Errno::EINVAL)
+    } else {
+        Ok(request)
+    }
 }

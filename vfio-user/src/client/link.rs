@@ -36,6 +36,9 @@ const DMA_LIMIT: usize = 256;
 /// have less time and wait with poll, unless this much has not passed yet.
 const SLACK: Duration = Duration::from_millis(1);
 
+/// Takes a reply: its header, its body, and the descriptors that came with it.
+type Take<'a> = dyn FnMut(&Header, &[u8], &mut Vec<OwnedFd>) + 'a;
+
 pub(super) struct Link {
     sender: Sender,
     timeout: Duration,
@@ -97,7 +100,9 @@ struct Ticket {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("socket", &self.sender.stream()).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("socket", &self.sender.stream())
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +112,9 @@ impl Link {
         stream.set_nonblocking(false).map_err(setup_io)?;
         stream.set_read_timeout(Some(timeout)).map_err(setup_io)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(ClientError::Setup)?;
-        epoll.add(&stream, interest(false)).map_err(ClientError::Setup)?;
+        epoll
+            .add(&stream, interest(false))
+            .map_err(ClientError::Setup)?;
         let closed = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(ClientError::Setup)?;
         Ok(Self {
@@ -165,7 +172,12 @@ impl Link {
     }
 
     /// Send a request that gets no reply.
-    pub(super) fn post(&self, command: u16, head: &mut [u8], data: &[u8]) -> Result<(), ClientError> {
+    pub(super) fn post(
+        &self,
+        command: u16,
+        head: &mut [u8],
+        data: &[u8],
+    ) -> Result<(), ClientError> {
         let count = self.posts.fetch_add(1, Ordering::Relaxed);
         let id = POSTED_ID | (count as u16 & !POSTED_ID);
         let body = head.len() - HEADER_SIZE + data.len();
@@ -194,7 +206,11 @@ impl Link {
             if state.lost.is_some() {
                 return Err(closed(&state));
             }
-            if let Some(index) = state.slots.iter().position(|slot| slot.phase == Phase::Free) {
+            if let Some(index) = state
+                .slots
+                .iter()
+                .position(|slot| slot.phase == Phase::Free)
+            {
                 break index;
             }
             let left = deadline
@@ -205,18 +221,23 @@ impl Link {
         let slot = &mut state.slots[index];
         // A new id each time, so that a late reply to the slot's previous request fits no more.
         let generation = (slot.id / SLOTS as u16).wrapping_add(1);
-        slot.id = (generation * SLOTS as u16 | index as u16) & !POSTED_ID;
+        slot.id = (generation * SLOTS as u16 + index as u16) & !POSTED_ID;
         slot.phase = Phase::Waiting;
         slot.command = command;
         slot.reply = None;
-        Ok(Ticket { index, id: slot.id, command, deadline })
+        Ok(Ticket {
+            index,
+            id: slot.id,
+            command,
+            deadline,
+        })
     }
 
     /// Wait until the reply to `ticket` is there, leading if nobody else does. Frees the slot.
     fn await_reply(
         self: &Arc<Self>,
         ticket: Ticket,
-        take: &mut dyn FnMut(&Header, &[u8], &mut Vec<OwnedFd>),
+        take: &mut Take<'_>,
     ) -> Result<(), ClientError> {
         let mut state = lock(&self.state);
         let result = loop {
@@ -264,7 +285,7 @@ impl Link {
         self: &Arc<Self>,
         mut receiver: Box<Receiver>,
         ticket: Ticket,
-        take: &mut dyn FnMut(&Header, &[u8], &mut Vec<OwnedFd>),
+        take: &mut Take<'_>,
     ) -> MutexGuard<'_, State> {
         let mut done = false;
         let lost = loop {
@@ -301,11 +322,10 @@ impl Link {
 
     /// Handle every complete message in the receiver. The reply to `mine` goes straight to its
     /// closure and sets `done`.
-    #[expect(clippy::type_complexity, reason = "one closure, named by its only caller")]
     fn drain(
         self: &Arc<Self>,
         receiver: &mut Receiver,
-        mut mine: Option<(Ticket, &mut dyn FnMut(&Header, &[u8], &mut Vec<OwnedFd>))>,
+        mut mine: Option<(Ticket, &mut Take<'_>)>,
         done: &mut bool,
     ) -> Result<(), Lost> {
         while let Some(mut frame) = receiver.next_frame()? {
@@ -389,7 +409,10 @@ impl Link {
     }
 
     fn watch(&self, readable: bool) {
-        if let Err(errno) = self.epoll.modify(self.sender.stream(), &mut interest(readable)) {
+        if let Err(errno) = self
+            .epoll
+            .modify(self.sender.stream(), &mut interest(readable))
+        {
             log::error!("cannot watch the connection: {errno}");
         }
     }
@@ -423,7 +446,9 @@ impl Link {
             }
             // The event has disarmed itself; whoever leads arms it again.
             state.armed = false;
-            let Some(mut receiver) = state.receiver.take() else { continue };
+            let Some(mut receiver) = state.receiver.take() else {
+                continue;
+            };
             drop(state);
             let lost = self.receive_available(&mut receiver).err();
             let mut state = lock(&self.state);
@@ -528,5 +553,8 @@ fn wait<'a>(
     guard: MutexGuard<'a, State>,
     timeout: Duration,
 ) -> MutexGuard<'a, State> {
-    condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
+    condvar
+        .wait_timeout(guard, timeout)
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
 }

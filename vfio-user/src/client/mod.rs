@@ -4,7 +4,7 @@ mod dma;
 mod link;
 mod requests;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::TimeVal;
 
 pub use dma::{DmaHandler, DmaReply};
@@ -30,7 +30,9 @@ pub struct ClientOptions {
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5) }
+        Self {
+            timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -124,8 +126,11 @@ pub struct Client {
 impl Client {
     /// Connect to the server's socket and agree on the version.
     pub fn connect(path: &Path, options: ClientOptions) -> Result<Self, ClientError> {
-        let stream = connect_within(path, options.timeout)
-            .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+        let stream =
+            connect_within(path, options.timeout).map_err(|source| ClientError::Connect {
+                path: path.to_owned(),
+                source,
+            })?;
         Self::from_stream(stream, options)
     }
 
@@ -133,7 +138,11 @@ impl Client {
     pub fn from_stream(stream: UnixStream, options: ClientOptions) -> Result<Self, ClientError> {
         let link = Arc::new(Link::new(stream, options.timeout)?);
         // Whatever fails from here on drops the client, and that ends link and thread.
-        let mut client = Self { link, capabilities: Capabilities::default(), service: None };
+        let mut client = Self {
+            link,
+            capabilities: Capabilities::default(),
+            service: None,
+        };
         client.capabilities = client.negotiate()?;
         let link = Arc::clone(&client.link);
         let service = std::thread::Builder::new()
@@ -173,7 +182,9 @@ impl Client {
 
     /// [`Self::closed_fd`] for callers that outlive the client.
     pub fn on_closed(&self) -> Result<OwnedFd, ClientError> {
-        self.closed_fd().try_clone_to_owned().map_err(|e| ClientError::Setup(errno_of(&e)))
+        self.closed_fd()
+            .try_clone_to_owned()
+            .map_err(|e| ClientError::Setup(errno_of(&e)))
     }
 
     /// End the connection. Requests that wait fail with [`ClientError::Closed`].
@@ -203,11 +214,16 @@ impl AsFd for Client {
 
 /// Connect, waiting no longer than `timeout` for a server whose queue is full.
 fn connect_within(path: &Path, timeout: Duration) -> Result<UnixStream, Errno> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
     let limit = TimeVal::new(seconds, timeout.subsec_micros().into());
     setsockopt(&fd, SendTimeout, &limit)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &UnixAddr::new(path)?)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(UnixStream::from(fd))
 }
 

@@ -7,8 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Client, ClientError, DeviceInfo};
 use crate::device::{DmaAccess, Irq, IrqFlags, Region};
 use crate::wire::{
-    self, Capabilities, DmaMap, DmaUnmap, HEADER_SIZE, IrqInfo, MAX_FDS,
-    RegionAccess, RegionInfo, SetIrqs, VersionBody, WireError, command, decode_region,
+    self, Capabilities, DmaMap, DmaUnmap, HEADER_SIZE, IrqInfo, MAX_FDS, RegionAccess, RegionInfo,
+    SetIrqs, VersionBody, WireError, command, decode_region,
 };
 
 /// Room for a region's capabilities in the first request; a second follows if it does not suffice.
@@ -58,36 +58,45 @@ impl Client {
         data: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), ClientError> {
-        self.link.transact(command, head.bytes(), data, fds, |_, _| Ok(()))
+        self.link
+            .transact(command, head.bytes(), data, fds, |_, _| Ok(()))
     }
 
     pub(super) fn negotiate(&self) -> Result<Capabilities, ClientError> {
         let command = command::VERSION;
-        let mut head = Head::new(&VersionBody { major: wire::MAJOR, minor: wire::MINOR });
+        let mut head = Head::new(&VersionBody {
+            major: wire::MAJOR,
+            minor: wire::MINOR,
+        });
         let text = Capabilities::own(u16::MAX).encode();
-        self.link.transact(command, head.bytes(), &text, &[], |body, _| {
-            let (version, text) = fixed::<VersionBody>(command, body)?;
-            if version.major != wire::MAJOR {
-                return Err(WireError::Major(version.major));
-            }
-            Capabilities::parse(text)
-        })
+        self.link
+            .transact(command, head.bytes(), &text, &[], |body, _| {
+                let (version, text) = fixed::<VersionBody>(command, body)?;
+                if version.major != wire::MAJOR {
+                    return Err(WireError::Major(version.major));
+                }
+                Capabilities::parse(text)
+            })
     }
 
     /// DEVICE_GET_INFO.
     pub fn device_info(&self) -> Result<DeviceInfo, ClientError> {
         let command = command::DEVICE_GET_INFO;
         let argsz = size_of::<wire::DeviceInfo>() as u32;
-        let mut head = Head::new(&wire::DeviceInfo { argsz, ..Default::default() });
-        self.link.transact(command, head.bytes(), &[], &[], |body, _| {
-            let (info, _) = fixed::<wire::DeviceInfo>(command, body)?;
-            Ok(DeviceInfo {
-                resettable: info.flags & wire::DeviceInfo::RESET != 0,
-                pci: info.flags & wire::DeviceInfo::PCI != 0,
-                regions: info.num_regions,
-                irqs: info.num_irqs,
+        let mut head = Head::new(&wire::DeviceInfo {
+            argsz,
+            ..Default::default()
+        });
+        self.link
+            .transact(command, head.bytes(), &[], &[], |body, _| {
+                let (info, _) = fixed::<wire::DeviceInfo>(command, body)?;
+                Ok(DeviceInfo {
+                    resettable: info.flags & wire::DeviceInfo::RESET != 0,
+                    pci: info.flags & wire::DeviceInfo::PCI != 0,
+                    regions: info.num_regions,
+                    irqs: info.num_irqs,
+                })
             })
-        })
     }
 
     /// DEVICE_GET_REGION_INFO, with the file and the list of mappable areas, if there are any.
@@ -107,48 +116,67 @@ impl Client {
 
     fn region_info(&self, index: u32, argsz: u32) -> Result<(Region, u32), ClientError> {
         let command = command::DEVICE_GET_REGION_INFO;
-        let mut head = Head::new(&RegionInfo { argsz, index, ..Default::default() });
-        self.link.transact(command, head.bytes(), &[], &[], |body, fds| {
-            let fd = if fds.is_empty() { None } else { Some(fds.swap_remove(0)) };
-            decode_region(body, index, fd)
-        })
+        let mut head = Head::new(&RegionInfo {
+            argsz,
+            index,
+            ..Default::default()
+        });
+        self.link
+            .transact(command, head.bytes(), &[], &[], |body, fds| {
+                let fd = if fds.is_empty() {
+                    None
+                } else {
+                    Some(fds.swap_remove(0))
+                };
+                decode_region(body, index, fd)
+            })
     }
 
     /// DEVICE_GET_IRQ_INFO.
     pub fn irq(&self, index: u32) -> Result<Irq, ClientError> {
         let command = command::DEVICE_GET_IRQ_INFO;
         let argsz = size_of::<IrqInfo>() as u32;
-        let mut head = Head::new(&IrqInfo { argsz, index, ..Default::default() });
-        self.link.transact(command, head.bytes(), &[], &[], |body, _| {
-            let (info, _) = fixed::<IrqInfo>(command, body)?;
-            if info.index != index {
-                return Err(WireError::Count { command, count: info.index.into() });
-            }
-            Ok(Irq { flags: IrqFlags::from_bits_truncate(info.flags), count: info.count })
-        })
+        let mut head = Head::new(&IrqInfo {
+            argsz,
+            index,
+            ..Default::default()
+        });
+        self.link
+            .transact(command, head.bytes(), &[], &[], |body, _| {
+                let (info, _) = fixed::<IrqInfo>(command, body)?;
+                if info.index != index {
+                    return Err(WireError::Count {
+                        command,
+                        count: info.index.into(),
+                    });
+                }
+                Ok(Irq {
+                    flags: IrqFlags::from_bits_truncate(info.flags),
+                    count: info.count,
+                })
+            })
     }
 
     /// REGION_READ. More than the server takes in one message becomes several.
-    pub fn region_read(
-        &self,
-        index: u32,
-        offset: u64,
-        data: &mut [u8],
-    ) -> Result<(), ClientError> {
+    pub fn region_read(&self, index: u32, offset: u64, data: &mut [u8]) -> Result<(), ClientError> {
         let command = command::REGION_READ;
         let mut at = offset;
         for chunk in data.chunks_mut(self.max_transfer()) {
             let access = region_access(command, index, at, chunk.len())?;
             let mut head = Head::new(&access);
-            self.link.transact(command, head.bytes(), &[], &[], |body, _| {
-                let (answer, data) = fixed::<RegionAccess>(command, body)?;
-                let bad = WireError::Count { command, count: answer.count.into() };
-                if answer != access {
-                    return Err(bad);
-                }
-                chunk.copy_from_slice(data.get(..chunk.len()).ok_or(bad)?);
-                Ok(())
-            })?;
+            self.link
+                .transact(command, head.bytes(), &[], &[], |body, _| {
+                    let (answer, data) = fixed::<RegionAccess>(command, body)?;
+                    let bad = WireError::Count {
+                        command,
+                        count: answer.count.into(),
+                    };
+                    if answer != access {
+                        return Err(bad);
+                    }
+                    chunk.copy_from_slice(data.get(..chunk.len()).ok_or(bad)?);
+                    Ok(())
+                })?;
             at += chunk.len() as u64;
         }
         Ok(())
@@ -211,7 +239,12 @@ impl Client {
 
     fn unmap(&self, flags: u32, address: u64, size: u64) -> Result<(), ClientError> {
         let argsz = size_of::<DmaUnmap>() as u32;
-        let head = Head::new(&DmaUnmap { argsz, flags, address, size });
+        let head = Head::new(&DmaUnmap {
+            argsz,
+            flags,
+            address,
+            size,
+        });
         self.request(command::DMA_UNMAP, head, &[], &[])
     }
 
@@ -243,7 +276,14 @@ impl Client {
 
     /// SET_IRQS: disable the whole index; every eventfd goes.
     pub fn disable_irqs(&self, index: u32) -> Result<(), ClientError> {
-        self.set_irqs(SetIrqs::DATA_NONE | SetIrqs::ACTION_TRIGGER, index, 0, 0, &[], &[])
+        self.set_irqs(
+            SetIrqs::DATA_NONE | SetIrqs::ACTION_TRIGGER,
+            index,
+            0,
+            0,
+            &[],
+            &[],
+        )
     }
 
     /// SET_IRQS: fire the vectors from `start` on whose flag is set.
@@ -299,7 +339,14 @@ impl Client {
             return self.set_irqs(SetIrqs::DATA_NONE | action, index, start, count, &[], &[]);
         }
         let flags: Vec<u8> = which.iter().map(|&set| set.into()).collect();
-        self.set_irqs(SetIrqs::DATA_BOOL | action, index, start, count, &flags, &[])
+        self.set_irqs(
+            SetIrqs::DATA_BOOL | action,
+            index,
+            start,
+            count,
+            &flags,
+            &[],
+        )
     }
 
     fn set_irqs(
@@ -312,7 +359,13 @@ impl Client {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), ClientError> {
         let argsz = (size_of::<SetIrqs>() + data.len()) as u32;
-        let head = Head::new(&SetIrqs { argsz, flags, index, start, count });
+        let head = Head::new(&SetIrqs {
+            argsz,
+            flags,
+            index,
+            start,
+            count,
+        });
         self.request(command::DEVICE_SET_IRQS, head, data, fds)
     }
 
@@ -332,8 +385,14 @@ fn region_access(
     offset: u64,
     len: usize,
 ) -> Result<RegionAccess, ClientError> {
-    offset.checked_add(len as u64).ok_or(ClientError::Argument(command))?;
-    Ok(RegionAccess { offset, region, count: len as u32 })
+    offset
+        .checked_add(len as u64)
+        .ok_or(ClientError::Argument(command))?;
+    Ok(RegionAccess {
+        offset,
+        region,
+        count: len as u32,
+    })
 }
 
 /// A list of vectors this long fits a message.
@@ -343,4 +402,3 @@ fn vector_count(len: usize) -> Result<u32, ClientError> {
     }
     Ok(len as u32)
 }
-

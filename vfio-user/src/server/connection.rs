@@ -28,7 +28,11 @@ pub(super) fn serve(
         return Ok(());
     };
 
-    let hub = Arc::new(DmaHub::new(Arc::clone(&sender), &client, options.dma_timeout));
+    let hub = Arc::new(DmaHub::new(
+        Arc::clone(&sender),
+        &client,
+        options.dma_timeout,
+    ));
     let _connected = Connected::new(device, &hub);
     let mut connection = Connection {
         device,
@@ -75,7 +79,9 @@ fn handshake(
     let stream = sender.stream();
     stream.set_nonblocking(false).map_err(Error::Socket)?;
     // Clients wait behind this one, so it may not be silent for ever.
-    stream.set_read_timeout(Some(options.send_timeout)).map_err(Error::Socket)?;
+    stream
+        .set_read_timeout(Some(options.send_timeout))
+        .map_err(Error::Socket)?;
     let frame = loop {
         if let Some(frame) = receiver.next_frame()? {
             break frame;
@@ -136,8 +142,12 @@ impl Connection<'_> {
     fn accept_version(&mut self, header: &Header, options: &ServerOptions) -> Result<(), Error> {
         self.start_reply();
         // At most the client's minor version, and ours is the lowest.
-        self.push(&VersionBody { major: 0, minor: MINOR });
-        self.reply.extend_from_slice(&Capabilities::own(options.max_dma_maps).encode());
+        self.push(&VersionBody {
+            major: 0,
+            minor: MINOR,
+        });
+        self.reply
+            .extend_from_slice(&Capabilities::own(options.max_dma_maps).encode());
         self.finish_reply(header, None)
     }
 
@@ -165,7 +175,10 @@ impl Connection<'_> {
         self.start_reply();
         let fds = std::mem::take(&mut frame.fds);
         let outcome = if frame.fds_lost {
-            log::warn!("{}: no room for its file descriptors", command::name(header.command));
+            log::warn!(
+                "{}: no room for its file descriptors",
+                command::name(header.command)
+            );
             Err(Errno::EMFILE)
         } else {
             match Request::parse(receiver.bytes(&frame), fds.len()) {
@@ -179,9 +192,10 @@ impl Connection<'_> {
         match outcome {
             _ if header.no_reply() => Ok(()),
             Ok(fd) => self.finish_reply(&header, fd),
-            Err(errno) => {
-                self.sender.send_header(&header.error_reply(errno)).map_err(Error::Send)
-            }
+            Err(errno) => self
+                .sender
+                .send_header(&header.error_reply(errno))
+                .map_err(Error::Send),
         }
     }
 
@@ -194,9 +208,19 @@ impl Connection<'_> {
     ) -> Result<Option<OwnedFd>, Errno> {
         match request {
             Request::Version { .. } => return Err(Errno::EINVAL),
-            Request::DmaMap { iova, size, access, offset } => {
+            Request::DmaMap {
+                iova,
+                size,
+                access,
+                offset,
+            } => {
                 let file = fds.into_iter().next().map(|fd| (fd, offset));
-                self.device.dma_map(DmaWindow { iova, size, access, file })?;
+                self.device.dma_map(DmaWindow {
+                    iova,
+                    size,
+                    access,
+                    file,
+                })?;
             }
             Request::DmaUnmap(unmap) => {
                 let closing = self.hub.begin_closing(unmap.address, unmap.size);
@@ -234,20 +258,42 @@ impl Connection<'_> {
                     count: irq.count,
                 });
             }
-            Request::SetIrqs { index, start, count, request } => {
+            Request::SetIrqs {
+                index,
+                start,
+                count,
+                request,
+            } => {
                 self.set_irqs(index, start, count, request, fds)?;
             }
-            Request::RegionRead { region, offset, count } => {
+            Request::RegionRead {
+                region,
+                offset,
+                count,
+            } => {
                 self.bounds(region, offset, count, |bounds| bounds.read)?;
-                self.push(&RegionAccess { offset, region, count: count as u32 });
+                self.push(&RegionAccess {
+                    offset,
+                    region,
+                    count: count as u32,
+                });
                 let data = self.reply.len();
                 self.reply.resize(data + count, 0);
-                self.device.region_read(region, offset, &mut self.reply[data..])?;
+                self.device
+                    .region_read(region, offset, &mut self.reply[data..])?;
             }
-            Request::RegionWrite { region, offset, data } => {
+            Request::RegionWrite {
+                region,
+                offset,
+                data,
+            } => {
                 self.bounds(region, offset, data.len(), |bounds| bounds.write)?;
                 self.device.region_write(region, offset, data)?;
-                self.push(&RegionAccess { offset, region, count: data.len() as u32 });
+                self.push(&RegionAccess {
+                    offset,
+                    region,
+                    count: data.len() as u32,
+                });
             }
         }
         Ok(None)
@@ -285,8 +331,14 @@ impl Connection<'_> {
         may: impl Fn(&Bounds) -> bool,
     ) -> Result<(), Errno> {
         let bounds = self.regions.get(region as usize).ok_or(Errno::EINVAL)?;
-        let inside = offset.checked_add(count as u64).is_some_and(|end| end <= bounds.size);
-        if inside && may(bounds) { Ok(()) } else { Err(Errno::EINVAL) }
+        let inside = offset
+            .checked_add(count as u64)
+            .is_some_and(|end| end <= bounds.size);
+        if inside && may(bounds) {
+            Ok(())
+        } else {
+            Err(Errno::EINVAL)
+        }
     }
 
     fn set_irqs(
@@ -316,9 +368,7 @@ impl Connection<'_> {
             IrqRequest::Eventfds { assign: false } => {
                 IrqAction::SetEventfds((0..count).map(|_| None).collect())
             }
-            IrqRequest::UnmaskEventfd { .. } => {
-                IrqAction::SetUnmaskEventfd(fds.into_iter().next())
-            }
+            IrqRequest::UnmaskEventfd { .. } => IrqAction::SetUnmaskEventfd(fds.into_iter().next()),
             IrqRequest::MaskEventfd { .. } => IrqAction::SetMaskEventfd(fds.into_iter().next()),
         };
         self.device.set_irqs(index, start, action)
@@ -337,6 +387,8 @@ impl Connection<'_> {
         let header = request.reply(self.reply.len() - HEADER_SIZE);
         self.reply[..HEADER_SIZE].copy_from_slice(header.as_bytes());
         let fd: Option<BorrowedFd<'_>> = fd.as_ref().map(AsFd::as_fd);
-        self.sender.send(&self.reply, &[], fd.as_slice()).map_err(Error::Send)
+        self.sender
+            .send(&self.reply, &[], fd.as_slice())
+            .map_err(Error::Send)
     }
 }

@@ -155,9 +155,16 @@ impl DmaHub {
             Transfer::Read(_) => (command::DMA_READ, &[][..]),
             Transfer::Write(data) => (command::DMA_WRITE, *data),
         };
-        let body = DmaRequest { address: iova, count: len as u64 };
-        let header =
-            Header::command(id, command, size_of_val(&body) + data.len(), HeaderFlags::empty());
+        let body = DmaRequest {
+            address: iova,
+            count: len as u64,
+        };
+        let header = Header::command(
+            id,
+            command,
+            size_of_val(&body) + data.len(),
+            HeaderFlags::empty(),
+        );
         let mut head = [0; HEADER_SIZE + size_of::<DmaRequest>()];
         head[..HEADER_SIZE].copy_from_slice(header.as_bytes());
         head[HEADER_SIZE..].copy_from_slice(body.as_bytes());
@@ -199,22 +206,32 @@ impl DmaHub {
         let len = transfer.len();
         let mut state = lock(&self.state);
         let index = loop {
-            let closing = state.closing.is_some_and(|range| overlap(range, (iova, len as u64)));
+            let closing = state
+                .closing
+                .is_some_and(|range| overlap(range, (iova, len as u64)));
             if state.closed || closing {
                 return Err(Errno::ECANCELED);
             }
-            let free = state.slots.iter().position(|slot| slot.phase == Phase::Free);
+            let free = state
+                .slots
+                .iter()
+                .position(|slot| slot.phase == Phase::Free);
             if let Some(index) = free.filter(|_| state.in_flight + len <= IN_FLIGHT) {
                 break index;
             }
-            let left =
-                deadline.checked_duration_since(Instant::now()).ok_or(Errno::ETIMEDOUT)?;
+            let left = deadline
+                .checked_duration_since(Instant::now())
+                .ok_or(Errno::ETIMEDOUT)?;
             state = wait(&self.freed, state, left);
         };
         let id = loop {
             state.next_id = state.next_id.wrapping_add(1);
             let id = state.next_id;
-            if !state.slots.iter().any(|slot| slot.phase != Phase::Free && slot.id == id) {
+            if !state
+                .slots
+                .iter()
+                .any(|slot| slot.phase != Phase::Free && slot.id == id)
+            {
                 break id;
             }
         };
@@ -241,7 +258,10 @@ impl Slot {
         if self.command == command::DMA_WRITE {
             return Ok(());
         }
-        let expected = DmaRequest { address: self.iova, count: self.len as u64 };
+        let expected = DmaRequest {
+            address: self.iova,
+            count: self.len as u64,
+        };
         match DmaRequest::read_from_prefix(body) {
             Ok((answer, data)) if answer == expected && data.len() >= self.len => {
                 self.data.clear();
@@ -249,7 +269,10 @@ impl Slot {
                 Ok(())
             }
             _ => {
-                log::warn!("the client answered a DMA_READ of {} bytes with something else", self.len);
+                log::warn!(
+                    "the client answered a DMA_READ of {} bytes with something else",
+                    self.len
+                );
                 Err(Errno::EIO)
             }
         }
@@ -304,5 +327,8 @@ fn wait<'a>(
     guard: MutexGuard<'a, State>,
     timeout: Duration,
 ) -> MutexGuard<'a, State> {
-    condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner).0
+    condvar
+        .wait_timeout(guard, timeout)
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
 }

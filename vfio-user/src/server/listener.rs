@@ -1,7 +1,7 @@
 //! The listening socket of a function.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
-    sockopt::PeerCredentials,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen,
+    socket, sockopt::PeerCredentials,
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::geteuid;
@@ -40,14 +40,24 @@ impl Listener {
     /// Bind `path`. A socket that a dead server left there is replaced.
     pub fn bind(path: &Path, options: ServerOptions) -> Result<Self, Error> {
         remove_stale(path)?;
-        let error = |source| Error::Bind { path: path.to_owned(), source };
+        let error = |source| Error::Bind {
+            path: path.to_owned(),
+            source,
+        };
         let listener = bind_private(path).map_err(|errno| match errno {
-            Errno::EADDRINUSE => Error::InUse { path: path.to_owned() },
+            Errno::EADDRINUSE => Error::InUse {
+                path: path.to_owned(),
+            },
             errno => error(errno.into()),
         })?;
         let metadata = path.symlink_metadata().map_err(error)?;
         let inode = (metadata.dev(), metadata.ino());
-        Ok(Self { listener, path: path.to_owned(), inode, options })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            inode,
+            options,
+        })
     }
 
     /// Where it listens.
@@ -98,9 +108,7 @@ impl Listener {
             };
             match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
-                Some(
-                    errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM),
-                ) => {
+                Some(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
                     // The connection stays in the queue, so the listener stays readable: wait for
                     // the stop alone, or this would spin.
                     log::warn!("{}: cannot accept: {errno}", self.path.display());
@@ -115,7 +123,10 @@ impl Listener {
         let allowed = self.options.peer_uid.unwrap_or_else(|| geteuid().as_raw());
         let peer = getsockopt(stream, PeerCredentials).map_err(|e| Error::Socket(e.into()))?;
         if peer.uid() != allowed {
-            return Err(Error::PeerUid { uid: peer.uid(), allowed });
+            return Err(Error::PeerUid {
+                uid: peer.uid(),
+                allowed,
+            });
         }
         Ok(())
     }
@@ -123,7 +134,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let Ok(metadata) = self.path.symlink_metadata() else { return };
+        let Ok(metadata) = self.path.symlink_metadata() else {
+            return;
+        };
         if (metadata.dev(), metadata.ino()) == self.inode
             && let Err(error) = std::fs::remove_file(&self.path)
         {
@@ -138,26 +151,37 @@ fn bind_private(path: &Path) -> Result<UnixListener, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &UnixAddr::new(path)?)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
     Ok(UnixListener::from(fd))
 }
 
 /// Remove a socket on which nobody listens.
 fn remove_stale(path: &Path) -> Result<(), Error> {
-    let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
-    let in_use = || Error::InUse { path: path.to_owned() };
+    let Ok(metadata) = path.symlink_metadata() else {
+        return Ok(());
+    };
+    let in_use = || Error::InUse {
+        path: path.to_owned(),
+    };
     if !metadata.file_type().is_socket() {
         return Err(in_use());
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-                .map_err(|source| Error::Bind { path: path.to_owned(), source })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+    match probe(path) {
+        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path).map_err(|source| Error::Bind {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(Errno::ENOENT) => Ok(()),
         _ => Err(in_use()),
     }
+}
+
+/// Connect without waiting: a server whose queue is full is alive too.
+fn probe(path: &Path) -> Result<(), Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 fn last_errno(error: &io::Error) -> Errno {

@@ -89,6 +89,8 @@ pub(super) struct Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        lock(&self.stop.0.live).streams.retain(|(id, _)| *id != self.id);
+        lock(&self.stop.0.live)
+            .streams
+            .retain(|(id, _)| *id != self.id);
     }
 }

@@ -59,7 +59,12 @@ impl Header {
 
     /// The header of the successful reply to `self`, with `body` bytes after the header.
     pub fn reply(&self, body: usize) -> Self {
-        Self { message_size: message_size(body), flags: TYPE_REPLY, error: 0, ..*self }
+        Self {
+            message_size: message_size(body),
+            flags: TYPE_REPLY,
+            error: 0,
+            ..*self
+        }
     }
 
     /// The whole error reply to `self`.
@@ -74,7 +79,9 @@ impl Header {
 
     /// Take the header off the front of `bytes`, if enough have come, and check it.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, WireError> {
-        let Ok((header, _)) = Self::read_from_prefix(bytes) else { return Ok(None) };
+        let Ok((header, _)) = Self::read_from_prefix(bytes) else {
+            return Ok(None);
+        };
         if (header.message_size as usize) < HEADER_SIZE {
             return Err(WireError::SizeBelowHeader(header.message_size));
         }

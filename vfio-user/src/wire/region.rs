@@ -42,7 +42,11 @@ struct Area {
 pub fn encode_region(region: &Region, index: u32, argsz: u32, mappable: bool, out: &mut Vec<u8>) {
     let mut flags = region.flags;
     flags.set(RegionFlags::MMAP, mappable);
-    let listed = if mappable { region.sparse.as_slice() } else { &[] };
+    let listed = if mappable {
+        region.sparse.as_slice()
+    } else {
+        &[]
+    };
     let caps = if listed.is_empty() {
         0
     } else {
@@ -54,7 +58,11 @@ pub fn encode_region(region: &Region, index: u32, argsz: u32, mappable: bool, ou
         argsz: need,
         flags: flags.bits() | if fits { RegionInfo::CAPS } else { 0 },
         index,
-        cap_offset: if fits { size_of::<RegionInfo>() as u32 } else { 0 },
+        cap_offset: if fits {
+            size_of::<RegionInfo>() as u32
+        } else {
+            0
+        },
         size: region.size,
         offset: region.fd_offset,
     };
@@ -90,7 +98,10 @@ pub fn decode_region(
         need: size_of::<RegionInfo>(),
     })?;
     if info.index != index {
-        return Err(WireError::Count { command, count: info.index.into() });
+        return Err(WireError::Count {
+            command,
+            count: info.index.into(),
+        });
     }
     let mut region = Region {
         size: info.size,
@@ -101,8 +112,16 @@ pub fn decode_region(
         region.flags.remove(RegionFlags::MMAP);
         return Ok((region, info.argsz));
     }
-    if info.offset.checked_add(info.size).is_none_or(|end| end > i64::MAX as u64) {
-        return Err(WireError::Range { command, start: info.offset, size: info.size });
+    if info
+        .offset
+        .checked_add(info.size)
+        .is_none_or(|end| end > i64::MAX as u64)
+    {
+        return Err(WireError::Range {
+            command,
+            start: info.offset,
+            size: info.size,
+        });
     }
     if info.flags & RegionInfo::CAPS != 0 {
         region.sparse = decode_sparse(body, info.cap_offset as usize, info.size)?;

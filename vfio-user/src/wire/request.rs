@@ -132,14 +132,19 @@ impl<'a> Request<'a> {
     /// Check a whole command, header included, that came with `fds` file descriptors. Bodies longer
     /// than needed are accepted, as some clients pad them.
     pub fn parse(message: &'a [u8], fds: usize) -> Result<Self, WireError> {
-        let header = Header::parse(message)?
-            .ok_or(WireError::Incomplete { have: message.len(), size: 0 })?;
+        let header = Header::parse(message)?.ok_or(WireError::Incomplete {
+            have: message.len(),
+            size: 0,
+        })?;
         if header.kind()? != Kind::Command {
             return Err(WireError::Type(header.flags));
         }
         let body = message
             .get(HEADER_SIZE..header.message_size as usize)
-            .ok_or(WireError::Incomplete { have: message.len(), size: header.message_size })?;
+            .ok_or(WireError::Incomplete {
+                have: message.len(),
+                size: header.message_size,
+            })?;
         let command = header.command;
         match command {
             command::VERSION => parse_version(body),
@@ -153,7 +158,10 @@ impl<'a> Request<'a> {
             command::DEVICE_GET_REGION_INFO => {
                 let (info, _) = fixed::<RegionInfo>(command, body)?;
                 check_argsz::<RegionInfo>(command, info.argsz)?;
-                Ok(Self::RegionInfo { index: info.index, argsz: info.argsz })
+                Ok(Self::RegionInfo {
+                    index: info.index,
+                    argsz: info.argsz,
+                })
             }
             command::DEVICE_GET_IRQ_INFO => {
                 let (info, _) = fixed::<IrqInfo>(command, body)?;
@@ -164,15 +172,24 @@ impl<'a> Request<'a> {
             command::REGION_READ => {
                 let (access, _) = fixed::<RegionAccess>(command, body)?;
                 let count = check_access(command, &access)?;
-                Ok(Self::RegionRead { region: access.region, offset: access.offset, count })
+                Ok(Self::RegionRead {
+                    region: access.region,
+                    offset: access.offset,
+                    count,
+                })
             }
             command::REGION_WRITE => {
                 let (access, rest) = fixed::<RegionAccess>(command, body)?;
                 let count = check_access(command, &access)?;
-                let data = rest
-                    .get(..count)
-                    .ok_or(WireError::Count { command, count: access.count.into() })?;
-                Ok(Self::RegionWrite { region: access.region, offset: access.offset, data })
+                let data = rest.get(..count).ok_or(WireError::Count {
+                    command,
+                    count: access.count.into(),
+                })?;
+                Ok(Self::RegionWrite {
+                    region: access.region,
+                    offset: access.offset,
+                    data,
+                })
             }
             command::DEVICE_RESET => Ok(Self::Reset),
             command => Err(WireError::NotOffered { command }),
@@ -191,7 +208,11 @@ fn fixed<T: FromBytes>(command: u16, body: &[u8]) -> Result<(T, &[u8]), WireErro
 fn check_argsz<T>(command: u16, argsz: u32) -> Result<(), WireError> {
     let need = size_of::<T>();
     if (argsz as usize) < need {
-        return Err(WireError::ArgszTooSmall { command, argsz, need });
+        return Err(WireError::ArgszTooSmall {
+            command,
+            argsz,
+            need,
+        });
     }
     Ok(())
 }
@@ -199,7 +220,10 @@ fn check_argsz<T>(command: u16, argsz: u32) -> Result<(), WireError> {
 fn check_access(command: u16, access: &RegionAccess) -> Result<usize, WireError> {
     let count = access.count as usize;
     if count == 0 || count > MAX_TRANSFER {
-        return Err(WireError::Count { command, count: access.count.into() });
+        return Err(WireError::Count {
+            command,
+            count: access.count.into(),
+        });
     }
     check_range(command, access.offset, access.count.into())?;
     Ok(count)
@@ -207,7 +231,11 @@ fn check_access(command: u16, access: &RegionAccess) -> Result<usize, WireError>
 
 fn check_range(command: u16, start: u64, size: u64) -> Result<(), WireError> {
     if size == 0 || start.checked_add(size).is_none() {
-        return Err(WireError::Range { command, start, size });
+        return Err(WireError::Range {
+            command,
+            start,
+            size,
+        });
     }
     Ok(())
 }
@@ -218,7 +246,10 @@ fn parse_version(body: &[u8]) -> Result<Request<'_>, WireError> {
         return Err(WireError::Major(version.major));
     }
     let capabilities = Capabilities::parse(text)?;
-    Ok(Request::Version { minor: version.minor, capabilities })
+    Ok(Request::Version {
+        minor: version.minor,
+        capabilities,
+    })
 }
 
 /// Bits of DMA_MAP that choose how the server gets at the file; the device chooses for itself.
@@ -230,16 +261,33 @@ fn parse_dma_map(body: &[u8], fds: usize) -> Result<Request<'_>, WireError> {
     check_argsz::<DmaMap>(command, map.argsz)?;
     let access = DmaAccess::from_bits(map.flags & !DMA_MAP_ACCESS_HINTS)
         .filter(|access| !access.is_empty())
-        .ok_or(WireError::Flags { command, flags: map.flags })?;
+        .ok_or(WireError::Flags {
+            command,
+            flags: map.flags,
+        })?;
     check_range(command, map.address, map.size)?;
     if fds > 1 {
         return Err(WireError::FdCount { command, got: fds });
     }
     // File offsets are signed.
-    if fds == 1 && map.offset.checked_add(map.size).is_none_or(|end| end > i64::MAX as u64) {
-        return Err(WireError::Range { command, start: map.offset, size: map.size });
+    if fds == 1
+        && map
+            .offset
+            .checked_add(map.size)
+            .is_none_or(|end| end > i64::MAX as u64)
+    {
+        return Err(WireError::Range {
+            command,
+            start: map.offset,
+            size: map.size,
+        });
     }
-    Ok(Request::DmaMap { iova: map.address, size: map.size, access, offset: map.offset })
+    Ok(Request::DmaMap {
+        iova: map.address,
+        size: map.size,
+        access,
+        offset: map.offset,
+    })
 }
 
 fn parse_dma_unmap(body: &[u8]) -> Result<Request<'_>, WireError> {
@@ -252,9 +300,11 @@ fn parse_dma_unmap(body: &[u8]) -> Result<Request<'_>, WireError> {
             Ok(Request::DmaUnmap(unmap))
         }
         DmaUnmap::ALL if unmap.address == 0 && unmap.size == 0 => Ok(Request::DmaUnmapAll(unmap)),
-        DmaUnmap::ALL => {
-            Err(WireError::Range { command, start: unmap.address, size: unmap.size })
-        }
+        DmaUnmap::ALL => Err(WireError::Range {
+            command,
+            start: unmap.address,
+            size: unmap.size,
+        }),
         DmaUnmap::DIRTY => Err(WireError::NotOffered { command }),
         flags => Err(WireError::Flags { command, flags }),
     }
@@ -264,12 +314,26 @@ fn parse_set_irqs(body: &[u8], fds: usize) -> Result<Request<'_>, WireError> {
     let command = command::DEVICE_SET_IRQS;
     let (set, data) = fixed::<SetIrqs>(command, body)?;
     check_argsz::<SetIrqs>(command, set.argsz)?;
-    let SetIrqs { flags, index, start, count, .. } = set;
-    let bad_count = WireError::Count { command, count: count.into() };
+    let SetIrqs {
+        flags,
+        index,
+        start,
+        count,
+        ..
+    } = set;
+    let bad_count = WireError::Count {
+        command,
+        count: count.into(),
+    };
     let bad_flags = WireError::Flags { command, flags };
 
     if flags == SetIrqs::DATA_NONE | SetIrqs::ACTION_TRIGGER && count == 0 {
-        return Ok(Request::SetIrqs { index, start, count, request: IrqRequest::Disable });
+        return Ok(Request::SetIrqs {
+            index,
+            start,
+            count,
+            request: IrqRequest::Disable,
+        });
     }
     if count == 0 || start.checked_add(count).is_none() {
         return Err(bad_count);
@@ -308,5 +372,10 @@ fn parse_set_irqs(body: &[u8], fds: usize) -> Result<Request<'_>, WireError> {
         }
         _ => return Err(bad_flags),
     };
-    Ok(Request::SetIrqs { index, start, count, request })
+    Ok(Request::SetIrqs {
+        index,
+        start,
+        count,
+        request,
+    })
 }
