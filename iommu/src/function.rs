@@ -3,8 +3,10 @@
 //! Drivers are written against [`Function`] alone; what stands behind it is in [`crate::backend`].
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
+use vfio_user::client::DmaHandler;
 use vfio_user::device::{DmaAccess, Irq, Region, region};
 
 use crate::pci::{self, sriov};
@@ -154,6 +156,9 @@ pub trait Function: Send + Sync {
 
     /// Close every window.
     fn dma_unmap_all(&self) -> Result<(), FunctionError>;
+
+    /// Who answers the function's DMA by message, from now on.
+    fn set_dma_handler(&self, handler: Arc<dyn DmaHandler>);
 
     /// Reset the function, as a function-level reset does.
     fn reset(&self) -> Result<(), FunctionError>;

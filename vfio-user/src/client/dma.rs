@@ -1,5 +1,6 @@
 //! The server's DMA requests, and the answers to them.
 
+use std::fmt;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -22,51 +23,109 @@ pub trait DmaHandler: Send + Sync {
 
 /// The answer that a DMA request waits for. Sent once, from any thread; one that is dropped instead
 /// is answered `EIO`.
-#[derive(Debug)]
 pub struct DmaReply {
-    link: Arc<Link>,
-    header: Header,
-    request: DmaRequest,
+    to: Requester,
     answered: bool,
 }
 
+/// Who asked, and gets the answer.
+enum Requester {
+    Server {
+        link: Arc<Link>,
+        header: Header,
+        request: DmaRequest,
+    },
+    /// A device in this process. A read names how many bytes it wants.
+    Local {
+        read: Option<usize>,
+        complete: Option<Complete>,
+    },
+}
+
+/// Takes the answer to a request of this process: for a read the data, for a write nothing.
+type Complete = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
+
+impl fmt::Debug for DmaReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("DmaReply");
+        match &self.to {
+            Requester::Server { request, .. } => out.field("request", request),
+            Requester::Local { read, .. } => out.field("read", read),
+        };
+        out.field("answered", &self.answered)
+            .finish_non_exhaustive()
+    }
+}
+
 impl DmaReply {
+    /// The reply to a request of a device in this process, for backends without a socket: a read of
+    /// so many bytes, or a write. `complete` is called exactly once, with an empty slice for a write.
+    pub fn local(
+        read: Option<usize>,
+        complete: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) -> Self {
+        let complete: Complete = Box::new(complete);
+        Self {
+            to: Requester::Local {
+                read,
+                complete: Some(complete),
+            },
+            answered: false,
+        }
+    }
+
     /// Answer a read. Data of the wrong length is answered `EIO` instead.
     pub fn data(mut self, data: &[u8]) {
-        if self.header.command == command::DMA_READ && data.len() as u64 == self.request.count {
-            self.send(data);
+        let expected = match &self.to {
+            Requester::Server {
+                header, request, ..
+            } => header.command == command::DMA_READ && data.len() as u64 == request.count,
+            Requester::Local { read, .. } => *read == Some(data.len()),
+        };
+        if expected {
+            self.send(Ok(data));
         }
     }
 
     /// Answer a write: the data is in memory. For a read, `EIO`.
     pub fn done(mut self) {
-        if self.header.command == command::DMA_WRITE {
-            self.send(&[]);
+        let expected = match &self.to {
+            Requester::Server { header, .. } => header.command == command::DMA_WRITE,
+            Requester::Local { read, .. } => read.is_none(),
+        };
+        if expected {
+            self.send(Ok(&[]));
         }
     }
 
     /// Refuse.
     pub fn error(mut self, errno: Errno) {
-        self.send_error(errno);
+        self.send(Err(errno));
     }
 
-    fn send(&mut self, data: &[u8]) {
+    fn send(&mut self, answer: Result<&[u8], Errno>) {
         self.answered = true;
-        if self.header.no_reply() {
-            return;
-        }
-        let header = self.header.reply(size_of::<DmaRequest>() + data.len());
-        let mut head = [0; HEADER_SIZE + size_of::<DmaRequest>()];
-        head[..HEADER_SIZE].copy_from_slice(header.as_bytes());
-        head[HEADER_SIZE..].copy_from_slice(self.request.as_bytes());
-        self.link.send_reply(&head, data);
-    }
-
-    fn send_error(&mut self, errno: Errno) {
-        self.answered = true;
-        if !self.header.no_reply() {
-            self.link
-                .send_reply(self.header.error_reply(errno).as_bytes(), &[]);
+        match &mut self.to {
+            Requester::Server { header, .. } if header.no_reply() => {}
+            Requester::Server {
+                link,
+                header,
+                request,
+            } => match answer {
+                Ok(data) => {
+                    let header = header.reply(size_of::<DmaRequest>() + data.len());
+                    let mut head = [0; HEADER_SIZE + size_of::<DmaRequest>()];
+                    head[..HEADER_SIZE].copy_from_slice(header.as_bytes());
+                    head[HEADER_SIZE..].copy_from_slice(request.as_bytes());
+                    link.send_reply(&head, data);
+                }
+                Err(errno) => link.send_reply(header.error_reply(errno).as_bytes(), &[]),
+            },
+            Requester::Local { complete, .. } => {
+                if let Some(complete) = complete.take() {
+                    complete(answer);
+                }
+            }
         }
     }
 }
@@ -74,9 +133,11 @@ impl DmaReply {
 impl Drop for DmaReply {
     fn drop(&mut self) {
         if !self.answered {
-            self.send_error(Errno::EIO);
+            self.send(Err(Errno::EIO));
         }
-        self.link.dma_answered();
+        if let Requester::Server { link, .. } = &self.to {
+            link.dma_answered();
+        }
     }
 }
 
@@ -97,10 +158,13 @@ pub(super) fn dispatch(link: &Arc<Link>, header: &Header, body: &[u8]) {
     };
     // Counted before the reply exists, which counts down when it goes.
     let room = link.dma_begun();
-    let reply = DmaReply {
+    let to = Requester::Server {
         link: Arc::clone(link),
         header: *header,
         request,
+    };
+    let reply = DmaReply {
+        to,
         answered: false,
     };
     if !room {
