@@ -8,10 +8,14 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod descriptor;
 pub mod frame;
 pub mod function;
 pub mod mailbox;
 mod map;
+pub mod nvm;
+pub mod pci;
+pub mod phy;
 pub mod queue_page;
 pub mod register;
 pub mod vf;

@@ -1,6 +1,11 @@
 //! The register map of the PF's BAR0. The files below this one are the map itself, by subject; this
 //! one turns them into types, [`RegisterId`], [`REGISTERS`] and [`decode`].
 
+#![expect(
+    non_camel_case_types,
+    reason = "registers are spelled as the datasheet does"
+)]
+
 use crate::register::{Access, Alias, Decoded, Field, FieldInfo, Register, RegisterInfo, Split};
 
 // Each file defines a macro that appends its registers to what it is given and calls the next one.
@@ -58,7 +63,6 @@ macro_rules! registers {
         ),* $(,)? }
     )*) => {
         /// A register of the card, by name.
-        #[expect(non_camel_case_types, reason = "registers are spelled as the datasheet does")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
         pub enum RegisterId {
@@ -104,7 +108,6 @@ macro_rules! registers {
         $(
             $(#[doc = $doc])*
             #[doc = concat!("\n\nDatasheet ", $section, ".")]
-            #[allow(non_camel_case_types, reason = "registers are spelled as the datasheet does")]
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
             pub struct $name;
 

@@ -3,6 +3,11 @@
 //! A register of this window has the fields of the card's register behind it (its
 //! [`Register::Layout`]): `Value::<vf::RXDCTL>` is asked for [`crate::RXDCTL::ENABLE`].
 
+#![expect(
+    non_camel_case_types,
+    reason = "registers are spelled as the datasheet does"
+)]
+
 use crate::function::{VF_COUNT, VF_QUEUES, VF_VECTORS, vf_eitr, vf_queue};
 use crate::register::{Access, Decoded, Register, RegisterId};
 
@@ -83,7 +88,6 @@ macro_rules! window {
         $(
             $(#[doc = $doc])*
             #[doc = concat!("\n\nFields: [`crate::", stringify!($card), "`].")]
-            #[allow(non_camel_case_types, reason = "registers are spelled as the datasheet does")]
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
             pub struct $name;
 
