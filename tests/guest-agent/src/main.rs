@@ -1,3 +1,28 @@
 //! Init of the test guest: loads modules and runs commands for the host.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod init;
+mod link;
+mod modules;
+mod netlink;
+mod ping;
+mod serve;
+mod system;
+mod tcp;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+fn main() {
+    if nix::unistd::getpid().as_raw() != 1 {
+        eprintln!("guest-agent is the init of a test guest, and runs only as process 1");
+        std::process::exit(2);
+    }
+    if let Err(error) = init::run() {
+        println!("guest-agent: {error:#}");
+    }
+    nix::unistd::sync();
+    // Process 1 must not return; if even this fails the kernel panics, which
+    // ends a VM started with -no-reboot.
+    let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
+    println!("guest-agent: power off: {errno}");
+}

@@ -1,0 +1,26 @@
+//! What the test guest's init and the host say to each other.
+//!
+//! The agent is the guest's `/init`. It needs no guest userland: modules,
+//! links, addresses, pings and TCP streams are built in. Host and agent
+//! exchange one JSON object per line over the virtio-serial port named
+//! [`PORT_NAME`]. The agent speaks first ([`Hello`]); after that it answers
+//! each [`Request`] with one [`Response`], in order.
+#![forbid(unsafe_code)]
+
+pub mod protocol;
+
+/// Name of the virtio-serial port that carries the requests.
+pub const PORT_NAME: &str = "tandem.agent";
+
+/// Folder of the initramfs that holds the kernel modules.
+pub const MODULE_DIR: &str = "/modules";
+
+/// File of [`MODULE_DIR`] that names the modules, one `name: dependency...` a
+/// line; every dependency has a line of its own.
+pub const MODULE_LIST: &str = "/modules/list";
+
+/// Kernel command line word that asks for a shell instead of the agent.
+pub const SHELL_WORD: &str = "tandem.shell";
+
+/// Where the initramfs holds busybox, where there is one.
+pub const BUSYBOX: &str = "/bin/busybox";
