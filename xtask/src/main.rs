@@ -1,3 +1,44 @@
-//! The project's own tool: demo, test, vm, bench.
+//! `cargo xtask`: everything that is done to this project, as one typed program.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{demo, scenarios, test, vm};
+
+/// Run, test and measure Tandem.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a card, a mediator, a PF driver and three VF drivers; real traffic; a verdict
+    Demo(demo::DemoOptions),
+    /// Run every test: what CI runs
+    Test(test::TestOptions),
+    /// Run the scenarios over processes: kills, the closed mailbox, a PF driver that comes back
+    Scenarios(scenarios::ScenarioOptions),
+    /// Stock QEMU with stock kernels
+    Vm(vm::VmCommand),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Scenarios(options) => scenarios::run(&options),
+        Command::Vm(command) => vm::run(command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

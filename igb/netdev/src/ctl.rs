@@ -1,0 +1,107 @@
+//! The client's side of a control socket, and how answers are shown to a person.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+/// Ask the program behind `path`; waits at most `limit` for its answer.
+pub fn call(path: &Path, request: &Value, limit: Duration) -> anyhow::Result<Value> {
+    let mut stream = UnixStream::connect(path).with_context(|| {
+        format!(
+            "{} cannot be connected to: is the program running with --control {0}?",
+            path.display()
+        )
+    })?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    stream
+        .write_all(format!("{request}\n").as_bytes())
+        .context("sending the request")?;
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .with_context(|| format!("no answer within {} s", limit.as_secs()))?;
+    if line.is_empty() {
+        bail!("the program closed the connection without an answer");
+    }
+    let mut answer: Value = serde_json::from_str(&line).context("the answer is not JSON")?;
+    if answer["ok"] != true {
+        bail!(
+            "{}",
+            answer["error"]
+                .as_str()
+                .unwrap_or("refused without a reason")
+        );
+    }
+    if let Some(object) = answer.as_object_mut() {
+        object.remove("ok");
+    }
+    Ok(answer)
+}
+
+/// Show an answer: as it is with `json`, otherwise indented, a line per value.
+pub fn show(answer: &Value, json: bool) {
+    if json {
+        println!("{answer}");
+    } else {
+        print!("{}", lines(answer, 0));
+    }
+}
+
+fn lines(value: &Value, depth: usize) -> String {
+    let pad = "  ".repeat(depth);
+    match value {
+        Value::Object(object) => object
+            .iter()
+            .map(|(name, value)| match value {
+                Value::Object(inner) if !inner.is_empty() => {
+                    format!("{pad}{name}:\n{}", lines(value, depth + 1))
+                }
+                Value::Array(inner) if inner.iter().any(Value::is_object) => {
+                    format!("{pad}{name}:\n{}", lines(value, depth + 1))
+                }
+                _ => format!("{pad}{name}: {}\n", plain(value)),
+            })
+            .collect(),
+        Value::Array(array) => array
+            .iter()
+            .map(|value| format!("{pad}-\n{}", lines(value, depth + 1)))
+            .collect(),
+        _ => format!("{pad}{}\n", plain(value)),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Array(array) => array.iter().map(plain).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nested_answers_are_indented() {
+        let answer =
+            json!({"mac": "02:00", "counters": {"rx": 1}, "vfs": [{"vf": 0}], "l": [1, 2]});
+        let text = lines(&answer, 0);
+        for line in [
+            "mac: 02:00\n",
+            "counters:\n  rx: 1\n",
+            "vfs:\n  -\n    vf: 0\n",
+            "l: 1 2\n",
+        ] {
+            assert!(text.contains(line), "{line:?} in {text:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The TCP/IP stack of a function: smoltcp with an address, answering pings, a TCP echo and a sink
+//! that hashes.
+
+use std::time::{Duration, Instant};
+
+use igb_driver::netdev::NetDevice;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::tcp;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+
+use crate::jobs::Job;
+use crate::port::{Buffers, Port};
+use crate::stream::{DIGEST, ECHO_PORT, HEADER, Hash, SINK_PORT};
+
+/// Bytes of each direction's buffer of a TCP socket: the most in flight, and less than a ring of
+/// 256 full frames holds, so that no transfer overruns the receiver's ring.
+pub const TCP_BUFFER: usize = 192 * 1024;
+/// How many connections the sink and the echo service each take at once.
+const LISTENERS: usize = 4;
+/// The largest transfer that the sink takes.
+const MOST_BYTES: u64 = 1 << 40;
+
+/// A listening service on one socket.
+#[derive(Debug)]
+enum Service {
+    Echo,
+    Sink(Sink),
+}
+
+/// One transfer into the sink.
+#[derive(Debug, Default)]
+struct Sink {
+    header: Vec<u8>,
+    left: Option<u64>,
+    hash: Hash,
+    answered: usize,
+}
+
+/// The stack, its sockets, and the jobs that use them.
+pub struct Stack {
+    interface: Option<Interface>,
+    address: Option<IpCidr>,
+    pub(crate) sockets: SocketSet<'static>,
+    services: Vec<(SocketHandle, Service)>,
+    /// Buffers between driver and stack.
+    pub buffers: Buffers,
+    pub(crate) jobs: Vec<Job>,
+    epoch: Instant,
+}
+
+pub(crate) fn tcp_socket() -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket
+}
+
+impl Stack {
+    /// A stack with that address; without one it answers nothing, and can only send raw frames.
+    pub fn new(address: Option<IpCidr>) -> Self {
+        let mut sockets = SocketSet::new(Vec::new());
+        let mut services = Vec::new();
+        if address.is_some() {
+            for _ in 0..LISTENERS {
+                services.push((sockets.add(tcp_socket()), Service::Echo));
+                services.push((sockets.add(tcp_socket()), Service::Sink(Sink::default())));
+            }
+        }
+        let epoch = Instant::now();
+        let (buffers, jobs) = (Buffers::default(), Vec::new());
+        Self {
+            interface: None,
+            address,
+            sockets,
+            services,
+            buffers,
+            jobs,
+            epoch,
+        }
+    }
+
+    /// The address that it was given.
+    pub fn address(&self) -> Option<IpCidr> {
+        self.address
+    }
+
+    pub(crate) fn now(&self) -> smoltcp::time::Instant {
+        let micros = self.epoch.elapsed().as_micros();
+        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// One round: frames in, services and jobs, frames out. `true` if it should be called again
+    /// without waiting.
+    pub fn poll(&mut self, device: &mut dyn NetDevice) -> bool {
+        let now = self.now();
+        let hardware = HardwareAddress::Ethernet(EthernetAddress(device.mac().0));
+        let address = self.address;
+        let mut port = Port {
+            device,
+            buffers: &mut self.buffers,
+        };
+        let interface = self.interface.get_or_insert_with(|| {
+            let mut interface = Interface::new(Config::new(hardware), &mut port, now);
+            if let Some(address) = address {
+                interface.update_ip_addrs(|addresses| {
+                    addresses.push(address).expect("room for one address");
+                });
+            }
+            interface
+        });
+        if interface.hardware_addr() != hardware {
+            interface.set_hardware_addr(hardware);
+        }
+        interface.poll(now, &mut port, &mut self.sockets);
+        let context_free = serve(&mut self.services, &mut self.sockets);
+        let mut jobs = std::mem::take(&mut self.jobs);
+        let mut moved = context_free;
+        for job in &mut jobs {
+            moved |= job.advance(interface, &mut self.sockets);
+        }
+        self.jobs = jobs;
+        if moved {
+            let mut port = Port {
+                device,
+                buffers: &mut self.buffers,
+            };
+            interface.poll(now, &mut port, &mut self.sockets);
+        }
+        self.buffers.is_waiting()
+    }
+
+    /// The driver changed its MTU, or another driver is below: the interface is made anew.
+    pub fn device_changed(&mut self) {
+        self.interface = None;
+    }
+
+    /// How long until the stack wants to be polled although nothing arrived.
+    pub fn next_timeout(&mut self) -> Option<Duration> {
+        let now = self.now();
+        let stack = self
+            .interface
+            .as_mut()
+            .and_then(|interface| interface.poll_delay(now, &self.sockets))
+            .map(Duration::from);
+        let jobs = self.jobs.iter().filter_map(Job::next_timeout).min();
+        [stack, jobs].into_iter().flatten().min()
+    }
+}
+
+/// Advance the listening services; `true` if any of them moved bytes.
+fn serve(services: &mut [(SocketHandle, Service)], sockets: &mut SocketSet<'_>) -> bool {
+    let mut moved = false;
+    for (handle, service) in services {
+        let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
+        if !socket.is_open() {
+            let port = match service {
+                Service::Echo => ECHO_PORT,
+                Service::Sink(sink) => {
+                    *sink = Sink::default();
+                    SINK_PORT
+                }
+            };
+            if let Err(error) = socket.listen(port) {
+                log::warn!("port {port} cannot be listened on: {error}");
+            }
+            continue;
+        }
+        match service {
+            Service::Echo => moved |= echo(socket),
+            Service::Sink(sink) => moved |= sink.advance(socket),
+        }
+        if socket.state() == tcp::State::CloseWait {
+            socket.close();
+            moved = true;
+        }
+    }
+    moved
+}
+
+fn echo(socket: &mut tcp::Socket<'_>) -> bool {
+    let room = socket.send_capacity() - socket.send_queue();
+    if !socket.can_recv() || room == 0 {
+        return false;
+    }
+    let mut chunk = [0; 4096];
+    let most = room.min(chunk.len());
+    let taken = socket.recv_slice(&mut chunk[..most]).unwrap_or(0);
+    // What was taken fits: the room was looked at first.
+    socket.send_slice(&chunk[..taken]).is_ok() && taken > 0
+}
+
+impl Sink {
+    fn advance(&mut self, socket: &mut tcp::Socket<'_>) -> bool {
+        let mut moved = false;
+        while socket.can_recv() && self.left != Some(0) {
+            let taken = socket.recv(|bytes| {
+                let wanted = match self.left {
+                    None => HEADER - self.header.len(),
+                    Some(left) => usize::try_from(left).unwrap_or(usize::MAX),
+                };
+                let taken = &bytes[..wanted.min(bytes.len())];
+                match &mut self.left {
+                    None => self.header.extend_from_slice(taken),
+                    Some(left) => {
+                        self.hash.update(taken);
+                        *left -= taken.len() as u64;
+                    }
+                }
+                (taken.len(), taken.len())
+            });
+            moved |= taken.unwrap_or(0) > 0;
+            if self.left.is_none()
+                && let Ok(length) = <[u8; HEADER]>::try_from(self.header.as_slice())
+            {
+                let length = u64::from_le_bytes(length);
+                if length > MOST_BYTES {
+                    socket.abort();
+                    return true;
+                }
+                self.left = Some(length);
+            }
+        }
+        if self.left == Some(0) && self.answered < DIGEST && socket.can_send() {
+            let digest = self.hash.digest();
+            self.answered += socket.send_slice(&digest[self.answered..]).unwrap_or(0);
+            if self.answered == DIGEST {
+                socket.close();
+            }
+            moved = true;
+        }
+        moved
+    }
+}

@@ -1,0 +1,14 @@
+//! The project's own tool: `cargo xtask demo`, `test`, `vm` and what they share.
+
+#![forbid(unsafe_code)]
+
+pub mod appear;
+pub mod build;
+pub mod control;
+pub mod demo;
+pub mod program;
+pub mod report;
+pub mod rig;
+pub mod scenarios;
+pub mod test;
+pub mod vm;

@@ -1,0 +1,331 @@
+//! The four programs, wired together in a temporary directory: what the demo and the kill tests
+//! run on.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::appear::wait_for;
+use crate::control::Control;
+use crate::program::Program;
+
+/// How long a program may take to be up.
+pub const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a program may take to end in an orderly way.
+pub const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a control call that does no long work may take.
+pub const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// The names of the four programs.
+pub const PROGRAMS: [&str; 4] = ["vfio-user-device", "mediator", "pf-driver", "vf-driver"];
+
+/// What a rig is started with.
+#[derive(Debug, Clone)]
+pub struct RigOptions {
+    /// The directory with the four built programs.
+    pub programs: PathBuf,
+    /// Number of VFs.
+    pub vfs: u16,
+    /// The PF driver's policy, as its policy file spells it.
+    pub policy: Value,
+    /// Whether the card writes a capture file.
+    pub capture: bool,
+    /// More arguments for the card.
+    pub card_arguments: Vec<String>,
+}
+
+/// A card, a mediator, a PF driver and the VF drivers.
+///
+/// Whatever happens, dropping it ends every process and removes the directory.
+#[derive(Debug)]
+pub struct Rig {
+    // Dropped first to last: drivers before the mediator, the mediator before the card.
+    vfs: Vec<Option<Program>>,
+    pf: Option<Program>,
+    mediator: Option<Program>,
+    card: Option<Program>,
+    options: RigOptions,
+    directory: TempDir,
+}
+
+/// The IPv4 address of VF `vf`'s stack.
+pub fn vf_address(vf: u16) -> String {
+    format!("10.82.0.{}", 10 + vf)
+}
+
+/// The IPv4 address of the PF's stack.
+pub const PF_ADDRESS: &str = "10.82.0.1";
+
+impl Rig {
+    /// An empty rig: the directory, and nothing started.
+    pub fn new(options: RigOptions) -> anyhow::Result<Self> {
+        for program in PROGRAMS {
+            let path = options.programs.join(program);
+            if !path.is_file() {
+                bail!(
+                    "{} is missing: build it with `cargo build --workspace`, or name the \
+                     directory of the programs with --programs",
+                    path.display()
+                );
+            }
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("tandem-")
+            .tempdir()
+            .context("creating a temporary directory (set TMPDIR to one that can be written)")?;
+        let policy = directory.path().join("policy.json");
+        std::fs::write(&policy, options.policy.to_string())
+            .with_context(|| format!("writing {}", policy.display()))?;
+        let vfs = (0..options.vfs).map(|_| None).collect();
+        Ok(Self { vfs, pf: None, mediator: None, card: None, options, directory })
+    }
+
+    /// The directory of everything: sockets, logs, capture.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The card's own directory of sockets.
+    pub fn nic(&self) -> PathBuf {
+        self.at("nic")
+    }
+
+    /// The socket on which the mediator offers VF `vf`.
+    pub fn vf_socket(&self, vf: u16) -> PathBuf {
+        self.at("bus").join(format!("vf{vf}.sock"))
+    }
+
+    /// The capture file of the card.
+    pub fn capture(&self) -> PathBuf {
+        self.at("card.pcapng")
+    }
+
+    /// The mediator's audit log.
+    pub fn audit(&self) -> PathBuf {
+        self.at("audit.jsonl")
+    }
+
+    /// The control socket of the card.
+    pub fn card_control(&self) -> Control {
+        Control::new(self.at("card.ctl"))
+    }
+
+    /// The control socket of the mediator.
+    pub fn mediator_control(&self) -> Control {
+        Control::new(self.at("mediator.ctl"))
+    }
+
+    /// The control socket of the PF driver.
+    pub fn pf_control(&self) -> Control {
+        Control::new(self.at("pf.ctl"))
+    }
+
+    /// The control socket of VF `vf`'s driver.
+    pub fn vf_control(&self, vf: u16) -> Control {
+        Control::new(self.at(&format!("vf{vf}.ctl")))
+    }
+
+    fn start<I, S>(&self, program: &str, name: &str, arguments: I) -> anyhow::Result<Program>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = Command::new(self.options.programs.join(program));
+        command.args(arguments).env_remove("RUST_LOG_STYLE");
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info");
+        }
+        Program::start(name, &mut command, self.path())
+    }
+
+    /// Start the card; returns when its PF socket is there.
+    pub fn start_card(&mut self) -> anyhow::Result<()> {
+        let mut arguments: Vec<String> = vec![
+            "--socket-dir".into(),
+            text(&self.nic()),
+            "--control".into(),
+            text(self.card_control().path()),
+        ];
+        if self.options.capture {
+            arguments.extend(["--capture".into(), text(&self.capture())]);
+        }
+        arguments.extend(self.options.card_arguments.iter().cloned());
+        std::fs::create_dir_all(self.nic())?;
+        std::fs::set_permissions(self.nic(), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        let program = self.start("vfio-user-device", "card", arguments)?;
+        self.ready(program, &[self.nic().join("pf.sock"), self.card_control().path().into()])
+            .map(|program| self.card = Some(program))
+    }
+
+    /// Start the mediator; returns when the PF driver can connect to it.
+    pub fn start_mediator(&mut self) -> anyhow::Result<()> {
+        let socket = self.at("pf-channel.sock");
+        std::fs::create_dir_all(self.at("bus"))?;
+        std::fs::set_permissions(
+            self.at("bus"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o700),
+        )?;
+        let arguments = [
+            "run".into(),
+            "--nic".into(),
+            text(&self.nic()),
+            "--socket-dir".into(),
+            text(&self.at("bus")),
+            "--pf-socket".into(),
+            text(&socket),
+            "--audit".into(),
+            text(&self.audit()),
+            "--control".into(),
+            text(self.mediator_control().path()),
+        ];
+        let program = self.start("mediator", "mediator", arguments)?;
+        self.ready(program, &[socket, self.mediator_control().path().into()])
+            .map(|program| self.mediator = Some(program))
+    }
+
+    /// Start the PF driver; returns when every VF is offered by the mediator.
+    pub fn start_pf(&mut self) -> anyhow::Result<()> {
+        let arguments = [
+            "run".into(),
+            "--device".into(),
+            format!("vfio-user:{}", text(&self.nic().join("pf.sock"))),
+            "--mediator".into(),
+            text(&self.at("pf-channel.sock")),
+            "--vfs".into(),
+            self.options.vfs.to_string(),
+            "--policy".into(),
+            text(&self.at("policy.json")),
+            "--state".into(),
+            text(&self.at("pf-state.json")),
+            "--netdev".into(),
+            "echo".into(),
+            "--address".into(),
+            format!("{PF_ADDRESS}/24"),
+            "--control".into(),
+            text(self.pf_control().path()),
+        ];
+        let program = self.start("pf-driver", "pf", arguments)?;
+        let mut awaited = vec![self.pf_control().path().to_path_buf()];
+        awaited.extend((0..self.options.vfs).map(|vf| self.vf_socket(vf)));
+        self.ready(program, &awaited).map(|program| self.pf = Some(program))
+    }
+
+    /// Start the driver of VF `vf` behind the mediator; returns when its control socket answers.
+    pub fn start_vf(&mut self, vf: u16) -> anyhow::Result<()> {
+        wait_for(&self.vf_socket(vf), START_LIMIT)?;
+        let arguments = [
+            "run".into(),
+            "--device".into(),
+            format!("vfio-user:{}", text(&self.vf_socket(vf))),
+            "--channel".into(),
+            "mediated".into(),
+            "--netdev".into(),
+            "echo".into(),
+            "--address".into(),
+            format!("{}/24", vf_address(vf)),
+            "--control".into(),
+            text(self.vf_control(vf).path()),
+        ];
+        let program = self.start("vf-driver", &format!("vf{vf}"), arguments)?;
+        let program = self.ready(program, &[self.vf_control(vf).path().into()])?;
+        self.vfs[usize::from(vf)] = Some(program);
+        Ok(())
+    }
+
+    /// Start everything, in the order of dependence.
+    pub fn start_all(&mut self) -> anyhow::Result<()> {
+        self.start_card()?;
+        self.start_mediator()?;
+        self.start_pf()?;
+        (0..self.options.vfs).try_for_each(|vf| self.start_vf(vf))
+    }
+
+    fn ready(&self, mut program: Program, awaited: &[PathBuf]) -> anyhow::Result<Program> {
+        for path in awaited {
+            if let Err(error) = wait_for(path, START_LIMIT) {
+                let state = if program.is_running()? { "it runs" } else { "it has ended" };
+                bail!("{} is not ready ({state}): {error:#}\n{}", program.name(), program.tail());
+            }
+        }
+        Ok(program)
+    }
+
+    /// The card's process.
+    pub fn card(&mut self) -> anyhow::Result<&mut Program> {
+        self.card.as_mut().context("the card is not running")
+    }
+
+    /// The mediator's process.
+    pub fn mediator(&mut self) -> anyhow::Result<&mut Program> {
+        self.mediator.as_mut().context("the mediator is not running")
+    }
+
+    /// The PF driver's process.
+    pub fn pf(&mut self) -> anyhow::Result<&mut Program> {
+        self.pf.as_mut().context("the PF driver is not running")
+    }
+
+    /// The process of VF `vf`'s driver.
+    pub fn vf(&mut self, vf: u16) -> anyhow::Result<&mut Program> {
+        self.vfs
+            .get_mut(usize::from(vf))
+            .and_then(Option::as_mut)
+            .with_context(|| format!("the driver of VF{vf} is not running"))
+    }
+
+    /// End everything in the order of dependence, each with exit status 0.
+    pub fn stop_all(&mut self) -> anyhow::Result<()> {
+        for program in self.vfs.iter_mut().chain([&mut self.pf, &mut self.mediator, &mut self.card])
+        {
+            if let Some(mut program) = program.take() {
+                program.stop(STOP_LIMIT)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every program that is running.
+    pub fn programs(&mut self) -> impl Iterator<Item = &mut Program> {
+        let Self { vfs, pf, mediator, card, .. } = self;
+        vfs.iter_mut().chain([pf, mediator, card]).filter_map(Option::as_mut)
+    }
+
+    /// Keep the directory: it is not removed when the rig goes.
+    pub fn keep(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.path().to_path_buf()
+    }
+
+    /// Ping `address` from the stack behind `control`: how many of `count` came back.
+    pub fn ping(&self, control: &Control, address: &str, count: u32) -> anyhow::Result<u64> {
+        let answer = self.ping_within(control, address, count, 1000)?;
+        answer["received"].as_u64().context("no count of replies in the answer")
+    }
+
+    /// Ping with `timeout_ms` for each reply; the whole answer.
+    pub fn ping_within(
+        &self,
+        control: &Control,
+        address: &str,
+        count: u32,
+        timeout_ms: u64,
+    ) -> anyhow::Result<Value> {
+        let request =
+            json!({"op": "ping", "addr": address, "count": count, "timeout_ms": timeout_ms});
+        let limit = Duration::from_millis(timeout_ms * u64::from(count)) + CALL_LIMIT;
+        control.call(&request, limit)
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
