@@ -3,7 +3,7 @@
 macro_rules! device_registers {
     ([$next:ident $($rest:ident)*] $($before:tt)*) => { $next! { [$($rest)*] $($before)*
         /// Device Control.
-        CTRL: RW @ 0x0000 reset 0x0010_0201, "8.2" {
+        CTRL: RW @ 0x0000 reset 0x0010_0209, "8.2" {
             /// Full duplex.
             FD: 0,
             /// 1 asks for no new bus master requests; STATUS.GIO_MASTER_EN follows.
@@ -169,7 +169,7 @@ macro_rules! device_registers {
         /// LED Control.
         LEDCTL: RW @ 0x0E00 reset 0x0706_8302, "8.2" {}
         /// PHY Power Management.
-        PHPM: RW @ 0x0E14, "8.25" {}
+        PHPM: RW @ 0x0E14, "8.2" {}
         /// Management EEPROM Control.
         EEMNGCTL: RW @ 0x1010 reset 0x0004_0000, "8.4" {
             /// Configuration of port 0's PHY is done.

@@ -18,7 +18,7 @@ macro_rules! virtualization_registers {
             RVFU: 4,
         }
         /// VF to PF Mailbox, the VF's side, as the VF finds it at 0xC40.
-        V2PMAILBOX[8]: RW @ 0x0C40 stride 4, "8.14" {
+        V2PMAILBOX[8]: RW @ 0x0C40 stride 4 reset 0x0000_0040, "8.14" {
             /// A message for the PF is there; reads 0.
             REQ: 0,
             /// The PF's message was received; reads 0.
