@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address_space;
 pub mod container;
 pub mod dma_buffer;
 pub mod function;
