@@ -154,7 +154,7 @@ impl Link {
         let header = Header::command(ticket.id, command, body, HeaderFlags::empty());
         head[..HEADER_SIZE].copy_from_slice(header.as_bytes());
         if let Err(errno) = self.sender.send(head, data, fds) {
-            self.lose(&mut lock(&self.state), Lost::Send(errno));
+            self.lose(&mut lock(&self.state), send_lost(errno));
         }
         let mut take = Some(take);
         let mut taken = None;
@@ -185,7 +185,7 @@ impl Link {
         head[..HEADER_SIZE].copy_from_slice(header.as_bytes());
         if let Err(errno) = self.sender.send(head, data, &[]) {
             let mut state = lock(&self.state);
-            self.lose(&mut state, Lost::Send(errno));
+            self.lose(&mut state, send_lost(errno));
             return Err(closed(&state));
         }
         Ok(())
@@ -533,6 +533,14 @@ impl From<FrameError> for Lost {
             FrameError::Wire(error) => Self::Malformed(error),
             FrameError::TooManyFds => Self::TooManyFds,
         }
+    }
+}
+
+/// A server that has gone looks the same to whoever sends and whoever receives.
+fn send_lost(errno: Errno) -> Lost {
+    match errno {
+        Errno::EPIPE | Errno::ECONNRESET => Lost::ByServer,
+        errno => Lost::Send(errno),
     }
 }
 

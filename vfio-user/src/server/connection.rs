@@ -189,6 +189,9 @@ impl Connection<'_> {
                 }
             }
         };
+        if let (Err(errno), true) = (&outcome, header.no_reply()) {
+            log::debug!("posted {} failed: {errno}", command::name(header.command));
+        }
         match outcome {
             _ if header.no_reply() => Ok(()),
             Ok(fd) => self.finish_reply(&header, fd),
