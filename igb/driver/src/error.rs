@@ -1,6 +1,8 @@
 //! What can go wrong between a driver and its card.
 
+use iommu::container::ContainerError;
 use iommu::function::FunctionError;
+use iommu::interrupt::InterruptError;
 
 /// A step of a driver failed.
 #[derive(Debug, thiserror::Error)]
@@ -9,14 +11,12 @@ pub enum DriverError {
     /// The function did not do what it was told.
     #[error(transparent)]
     Function(#[from] FunctionError),
+    /// No memory for rings or buffers, or the function did not take the mapping.
+    #[error("DMA memory cannot be set up: {0}")]
+    Memory(#[from] ContainerError),
     /// An event descriptor could not be made or waited for.
-    #[error("cannot {what}: {source}")]
-    Event {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Interrupt(#[from] InterruptError),
     /// The region that holds the registers is too small, or absent.
     #[error("BAR0 has {found:#x} bytes, its registers need {needed:#x}; is this an 82576?")]
     Bar {
@@ -73,6 +73,9 @@ impl DriverError {
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Function(error) => matches!(error, FunctionError::Lost),
+            Self::Memory(ContainerError::Map { source, .. }) => {
+                matches!(source, FunctionError::Lost)
+            }
             _ => false,
         }
     }

@@ -1,0 +1,151 @@
+//! MSI-X vectors as eventfds, and the masks that PF and VF have alike.
+//!
+//! A vector masks itself and clears its cause when it fires (datasheet 8.8.6 EIAC, 8.8.7 EIAM), and
+//! stays masked until it is armed again: causes that arise meanwhile wait in EICR and fire then.
+
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use igb::{EITR, Value};
+use iommu::function::FunctionError;
+use iommu::interrupt::InterruptSet;
+
+use crate::window::Window;
+use crate::{DriverError, Registers};
+
+/// Index of MSI-X among a function's interrupts, as VFIO counts them.
+const MSIX: u32 = 2;
+
+/// Vector of the queue pair.
+pub const QUEUE_VECTOR: u32 = 0;
+/// Vector of everything else: link, mailbox.
+pub const OTHER_VECTOR: u32 = 1;
+/// Vectors that a driver uses.
+pub const VECTORS: u32 = 2;
+
+/// The vectors of a function.
+pub struct Interrupts<W> {
+    set: InterruptSet,
+    /// Vectors that are unmasked and have not fired.
+    armed: u32,
+    window: PhantomData<W>,
+}
+
+impl<W: Window> Interrupts<W> {
+    /// Gives the function an eventfd per vector, all masked.
+    ///
+    /// # Errors
+    ///
+    /// It has fewer than [`VECTORS`], or is gone.
+    pub fn connect(regs: &Registers) -> Result<Self, DriverError> {
+        let irq = regs.function().irq(MSIX)?;
+        if irq.count < VECTORS {
+            return Err(DriverError::Vectors {
+                found: irq.count,
+                needed: VECTORS,
+            });
+        }
+        let mut set = InterruptSet::new(VECTORS as usize)?;
+        set.watch(regs.function().lost_event())?;
+        let interrupts = Self {
+            set,
+            armed: 0,
+            window: PhantomData,
+        };
+        interrupts.mask_all(regs)?;
+        interrupts.reconnect(regs)?;
+        Ok(interrupts)
+    }
+
+    /// Gives the function the same eventfds again, which a reset took from it.
+    ///
+    /// # Errors
+    ///
+    /// The function is gone.
+    pub fn reconnect(&self, regs: &Registers) -> Result<(), FunctionError> {
+        regs.function().set_eventfds(MSIX, 0, &self.set.eventfds())
+    }
+
+    /// Masks every vector and forgets its cause, as the first step of any set-up (datasheet 8.8.5).
+    fn mask_all(&self, regs: &Registers) -> Result<(), FunctionError> {
+        regs.write::<W::Eimc>(Value::from_raw(Self::bits()))?;
+        regs.read::<W::Eicr>().map(drop)
+    }
+
+    /// Sets auto-clear, auto-mask and throttling of every vector.
+    ///
+    /// # Errors
+    ///
+    /// The function is gone.
+    pub fn set_up(&mut self, regs: &Registers, interval_us: u32) -> Result<(), FunctionError> {
+        self.mask_all(regs)?;
+        self.armed = 0;
+        regs.write::<W::Eiac>(Value::from_raw(Self::bits()))?;
+        regs.write::<W::Eiam>(Value::from_raw(Self::bits()))?;
+        let throttle = Value::from_raw(0).with(EITR::INTERVAL, interval_us);
+        regs.write_at::<W::Eitr>(QUEUE_VECTOR, throttle)?;
+        regs.write_at::<W::Eitr>(OTHER_VECTOR, Value::from_raw(0))
+    }
+
+    /// One bit for each vector used.
+    fn bits() -> u32 {
+        (1 << VECTORS) - 1
+    }
+
+    /// Unmasks a vector, unless it is unmasked already.
+    ///
+    /// # Errors
+    ///
+    /// The function is gone.
+    pub fn arm(&mut self, regs: &Registers, vector: u32) -> Result<(), FunctionError> {
+        if self.armed & 1 << vector == 0 {
+            self.armed |= 1 << vector;
+            regs.post::<W::Eims>(Value::from_raw(1 << vector))?;
+        }
+        Ok(())
+    }
+
+    /// Masks a vector.
+    ///
+    /// # Errors
+    ///
+    /// The function is gone.
+    pub fn mask(&mut self, regs: &Registers, vector: u32) -> Result<(), FunctionError> {
+        self.armed &= !(1 << vector);
+        regs.post::<W::Eimc>(Value::from_raw(1 << vector))
+    }
+
+    /// Whether a vector fired since the last call. Then it is masked.
+    pub fn take(&mut self, vector: u32) -> bool {
+        let fired = self
+            .set
+            .vector(vector as usize)
+            .is_some_and(|event| event.take() != 0);
+        if fired {
+            self.armed &= !(1 << vector);
+        }
+        fired
+    }
+
+    /// Readable when a vector fired, the function was lost, or a descriptor that was added to
+    /// [`Self::set_mut`] is readable.
+    #[must_use]
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+
+    /// To watch other descriptors along with the vectors.
+    pub fn set_mut(&mut self) -> &mut InterruptSet {
+        &mut self.set
+    }
+
+    /// Takes the eventfds from the function.
+    pub fn disconnect(&mut self, regs: &Registers) {
+        self.armed = 0;
+        if let Err(error) = regs.function().disable_irqs(MSIX)
+            && !regs.function().lost()
+        {
+            log::warn!("vectors stay connected: {error}");
+        }
+    }
+}
