@@ -11,6 +11,7 @@
 pub mod descriptor;
 pub mod frame;
 pub mod function;
+pub mod interrupt;
 pub mod mailbox;
 mod map;
 pub mod nvm;

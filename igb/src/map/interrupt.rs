@@ -43,11 +43,29 @@ macro_rules! interrupt_registers {
         }
         /// Interrupt Cause Set. Fields as in ICR.
         ICS: WO @ 0x00C8, "8.8" {
+            TXDW: 0,
             LSC: 2,
             RXDMT0: 4,
+            MACSEC: 5,
+            RX_MISS: 6,
+            RXDW: 7,
             VMMB: 8,
+            GPHY: 10,
+            GPI_SDP0: 11,
+            GPI_SDP1: 12,
+            GPI_SDP2: 13,
+            GPI_SDP3: 14,
+            PTRAP: 15,
+            MNG: 18,
             TIME_SYNC: 19,
+            OMED: 20,
+            FER: 22,
+            NFER: 23,
+            CSRTO: 24,
+            SCE: 25,
+            SW_WD: 26,
             DOUTSYNC: 28,
+            TCP_TIMER: 29,
             DRSTA: 30,
         }
         /// Interrupt Mask Set/Read. Fields as in ICR.
@@ -55,16 +73,82 @@ macro_rules! interrupt_registers {
             TXDW: 0,
             LSC: 2,
             RXDMT0: 4,
+            MACSEC: 5,
+            RX_MISS: 6,
             RXDW: 7,
             VMMB: 8,
+            GPHY: 10,
+            GPI_SDP0: 11,
+            GPI_SDP1: 12,
+            GPI_SDP2: 13,
+            GPI_SDP3: 14,
+            PTRAP: 15,
+            MNG: 18,
             TIME_SYNC: 19,
+            OMED: 20,
+            FER: 22,
+            NFER: 23,
+            CSRTO: 24,
+            SCE: 25,
+            SW_WD: 26,
             DOUTSYNC: 28,
+            TCP_TIMER: 29,
             DRSTA: 30,
         }
         /// Interrupt Mask Clear. Fields as in ICR.
-        IMC: WO @ 0x00D8, "8.8" {}
-        /// Interrupt Acknowledge Auto Mask.
-        IAM: RW @ 0x00E0, "8.8" {}
+        IMC: WO @ 0x00D8, "8.8" {
+            TXDW: 0,
+            LSC: 2,
+            RXDMT0: 4,
+            MACSEC: 5,
+            RX_MISS: 6,
+            RXDW: 7,
+            VMMB: 8,
+            GPHY: 10,
+            GPI_SDP0: 11,
+            GPI_SDP1: 12,
+            GPI_SDP2: 13,
+            GPI_SDP3: 14,
+            PTRAP: 15,
+            MNG: 18,
+            TIME_SYNC: 19,
+            OMED: 20,
+            FER: 22,
+            NFER: 23,
+            CSRTO: 24,
+            SCE: 25,
+            SW_WD: 26,
+            DOUTSYNC: 28,
+            TCP_TIMER: 29,
+            DRSTA: 30,
+        }
+        /// Interrupt Acknowledge Auto Mask. Fields as in ICR.
+        IAM: RW @ 0x00E0, "8.8" {
+            TXDW: 0,
+            LSC: 2,
+            RXDMT0: 4,
+            MACSEC: 5,
+            RX_MISS: 6,
+            RXDW: 7,
+            VMMB: 8,
+            GPHY: 10,
+            GPI_SDP0: 11,
+            GPI_SDP1: 12,
+            GPI_SDP2: 13,
+            GPI_SDP3: 14,
+            PTRAP: 15,
+            MNG: 18,
+            TIME_SYNC: 19,
+            OMED: 20,
+            FER: 22,
+            NFER: 23,
+            CSRTO: 24,
+            SCE: 25,
+            SW_WD: 26,
+            DOUTSYNC: 28,
+            TCP_TIMER: 29,
+            DRSTA: 30,
+        }
         /// General Purpose Interrupt Enable.
         GPIE: RW @ 0x1514, "8.8" {
             /// Non-selective clear of ICR on read.
@@ -121,7 +205,7 @@ macro_rules! interrupt_registers {
             /// A write leaves LL_COUNTER and COUNTER alone.
             CNT_INGR: 31,
         }
-        /// Interrupt Vector Allocation: IVAR[n] is for queues n and n + 8.
+        /// Interrupt Vector Allocation: element n is for queues n and n + 8; see [`crate::interrupt`].
         IVAR[8]: RW @ 0x1700 stride 4, "8.8" {
             /// Receive queue n.
             RXQ_LOW: 0..=4,

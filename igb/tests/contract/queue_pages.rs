@@ -49,7 +49,7 @@ fn the_rest_of_a_page_is_no_queue_register() {
             let registers = QueueRegister::ALL.iter();
             let expected = registers.filter(|r| r.page() == page).count();
             assert_eq!(found, expected * queues as usize);
-            assert_eq!(decode(kind, page, u32::MAX & !3), None);
+            assert_eq!(decode(kind, page, u32::MAX - 3), None);
         }
     }
 }
