@@ -94,6 +94,11 @@ impl Rig {
         self.path().join(name)
     }
 
+    /// Where the program `name` lies.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.options.programs.join(name)
+    }
+
     /// The card's own directory of sockets.
     pub fn nic(&self) -> PathBuf {
         self.at("nic")
@@ -194,12 +199,23 @@ impl Rig {
 
     /// Start the PF driver; returns when every VF is offered by the mediator.
     pub fn start_pf(&mut self) -> anyhow::Result<()> {
-        let arguments = [
+        let mediator = ["--mediator".into(), text(&self.at("pf-channel.sock"))];
+        let offered: Vec<_> = (0..self.options.vfs).map(|vf| self.vf_socket(vf)).collect();
+        self.start_pf_with(&mediator, &offered)
+    }
+
+    /// Start the PF driver alone; returns when the card offers every VF.
+    pub fn start_pf_without_mediator(&mut self) -> anyhow::Result<()> {
+        let offered: Vec<_> =
+            (0..self.options.vfs).map(|vf| self.nic().join(format!("vf{vf}.sock"))).collect();
+        self.start_pf_with(&[], &offered)
+    }
+
+    fn start_pf_with(&mut self, mediator: &[String], offered: &[PathBuf]) -> anyhow::Result<()> {
+        let mut arguments: Vec<String> = vec![
             "run".into(),
             "--device".into(),
             format!("vfio-user:{}", text(&self.nic().join("pf.sock"))),
-            "--mediator".into(),
-            text(&self.at("pf-channel.sock")),
             "--vfs".into(),
             self.options.vfs.to_string(),
             "--policy".into(),
@@ -213,9 +229,10 @@ impl Rig {
             "--control".into(),
             text(self.pf_control().path()),
         ];
+        arguments.extend_from_slice(mediator);
         let program = self.start("pf-driver", "pf", arguments)?;
         let mut awaited = vec![self.pf_control().path().to_path_buf()];
-        awaited.extend((0..self.options.vfs).map(|vf| self.vf_socket(vf)));
+        awaited.extend_from_slice(offered);
         self.ready(program, &awaited).map(|program| self.pf = Some(program))
     }
 

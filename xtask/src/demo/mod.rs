@@ -17,6 +17,8 @@ use crate::build;
 use crate::report::Report;
 use crate::rig::{Rig, RigOptions};
 
+pub(crate) use traffic::transfer;
+
 /// VFs of the demo.
 const VFS: u16 = 3;
 /// The MAC address that the administrator gives to VF0.

@@ -16,13 +16,13 @@ pub(super) const TEST_ETHERTYPE: &str = "88b5";
 const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
 
 /// What a TCP transfer gave.
-pub(super) struct Transfer {
-    pub(super) mebibytes_per_second: f64,
-    pub(super) detail: String,
+pub(crate) struct Transfer {
+    pub(crate) mebibytes_per_second: f64,
+    pub(crate) detail: String,
 }
 
 /// Send `bytes` over TCP from the stack behind `from` to `address`, and compare the hashes.
-pub(super) fn transfer(
+pub(crate) fn transfer(
     from: &Control,
     address: &str,
     bytes: u64,

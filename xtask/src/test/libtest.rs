@@ -4,7 +4,7 @@ use crate::report::Report;
 
 /// Collects libtest's lines into a report.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(super) struct Reader {
     binary: String,
     /// Whether any test binary reported a summary; without one nothing was tested.
     summaries: usize,
@@ -12,7 +12,7 @@ pub struct Reader {
 
 impl Reader {
     /// Take one line of the merged output.
-    pub fn line(&mut self, line: &str, report: &mut Report) {
+    pub(super) fn line(&mut self, line: &str, report: &mut Report) {
         let trimmed = line.trim();
         if let Some(rest) = trimmed.strip_prefix("Running ") {
             self.binary = binary_name(rest);
@@ -39,7 +39,7 @@ impl Reader {
     }
 
     /// How many test binaries ended with a summary.
-    pub fn summaries(&self) -> usize {
+    pub(super) fn summaries(&self) -> usize {
         self.summaries
     }
 }

@@ -18,14 +18,14 @@ const NOBODY: u32 = 65534;
 
 /// A staged set of programs.
 #[derive(Debug)]
-pub struct Stage {
+pub(super) struct Stage {
     directory: TempDir,
     unprivileged: Option<u32>,
 }
 
 impl Stage {
     /// Copy the programs, and this one, to where they can be run.
-    pub fn new(programs: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(programs: &Path) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("tandem-stage-").tempdir()?;
         let unprivileged = geteuid().is_root().then_some(NOBODY);
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755))?;
@@ -44,7 +44,7 @@ impl Stage {
     }
 
     /// As whom the programs run.
-    pub fn identity(&self) -> String {
+    pub(super) fn identity(&self) -> String {
         let uid = self.unprivileged.unwrap_or_else(|| geteuid().as_raw());
         format!("as uid {uid}")
     }
@@ -71,7 +71,7 @@ impl Stage {
     }
 
     /// Run this program with `arguments`, and take its checks into `report` under `prefix`.
-    pub fn run(&self, arguments: &[&str], prefix: &str, report: &mut Report) -> anyhow::Result<()> {
+    pub(super) fn run(&self, arguments: &[&str], prefix: &str, report: &mut Report) -> anyhow::Result<()> {
         let mut command = self.command(arguments, prefix);
         let status = command.status().with_context(|| format!("running xtask {arguments:?}"))?;
         let text = std::fs::read(self.result(prefix)).with_context(|| {
@@ -95,7 +95,7 @@ impl Stage {
     }
 
     /// Run the demo `times` times, `at_once` of them together; one check for all.
-    pub fn repeat_demo(&self, times: usize, at_once: usize, report: &mut Report) -> anyhow::Result<()> {
+    pub(super) fn repeat_demo(&self, times: usize, at_once: usize, report: &mut Report) -> anyhow::Result<()> {
         let mut failed = Vec::new();
         for first in (0..times).step_by(at_once) {
             let running: Vec<_> = (first..(first + at_once).min(times))
