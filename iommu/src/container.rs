@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use vfio_user::device::DmaAccess;
 
 use crate::dma_buffer::{DmaBuffer, SharedDma};
+use crate::dma_handler::MappedMemory;
 use crate::function::{Function, FunctionError};
 use crate::iova::{IovaAllocator, IovaError};
 use crate::memory::{MemoryError, PAGE_SIZE, SharedMemory};
@@ -62,9 +63,12 @@ impl Default for ContainerOptions {
 /// A driver's I/O address space.
 ///
 /// Functions are attached to it; every buffer is mapped for all of them at one address. A function
-/// that is attached late gets what is mapped already; one that is lost is skipped.
+/// that is attached late gets what is mapped already; one that is lost is skipped. A function that
+/// cannot use the memory's file is answered by message.
 pub struct Container {
     state: Mutex<State>,
+    /// Apart from the state: it is asked while a function is being given a mapping.
+    memory: Arc<MappedMemory>,
 }
 
 struct State {
@@ -73,7 +77,6 @@ struct State {
     mappings: Vec<Mapping>,
 }
 
-#[derive(Clone)]
 struct Mapping {
     iova: u64,
     size: u64,
@@ -95,6 +98,7 @@ impl Container {
         };
         Arc::new(Self {
             state: Mutex::new(state),
+            memory: Arc::default(),
         })
     }
 
@@ -110,11 +114,10 @@ impl Container {
         if state.position(&function).is_some() {
             return Err(ContainerError::AlreadyAttached);
         }
+        function.set_dma_handler(self.memory.clone());
         for mapping in &state.mappings {
             if let Err(source) = mapping.map_for(function.as_ref()) {
-                if let Err(error) = function.dma_unmap_all() {
-                    log::warn!("a function that failed to attach kept mappings: {error}");
-                }
+                unmap_everything(function.as_ref());
                 let Mapping { iova, size, .. } = *mapping;
                 return Err(ContainerError::Map { iova, size, source });
             }
@@ -130,11 +133,7 @@ impl Container {
             .position(function)
             .ok_or(ContainerError::NotAttached)?;
         let function = state.functions.swap_remove(position);
-        if let Err(error) = function.dma_unmap_all()
-            && !function.lost()
-        {
-            log::warn!("a detached function kept mappings: {error}");
-        }
+        unmap_everything(function.as_ref());
         Ok(())
     }
 
@@ -166,10 +165,12 @@ impl Container {
             access,
             memory: memory.clone(),
         };
+        self.memory.insert(iova, access, memory.clone());
         for done in 0..state.functions.len() {
             let Err(source) = mapping.map_for(state.functions[done].as_ref()) else {
                 continue;
             };
+            self.memory.remove(iova);
             if mapping.unmap_for(&state.functions[..done]) {
                 state.release(iova, size);
             }
@@ -186,9 +187,20 @@ impl Container {
             return;
         };
         let mapping = state.mappings.swap_remove(position);
+        self.memory.remove(iova);
         if mapping.unmap_for(&state.functions) {
             state.release(iova, mapping.size);
         }
+    }
+}
+
+/// Leave a function with nothing of a container's.
+fn unmap_everything(function: &dyn Function) {
+    function.set_dma_handler(Arc::new(MappedMemory::default()));
+    if let Err(error) = function.dma_unmap_all()
+        && !function.lost()
+    {
+        log::warn!("a function that leaves its container kept mappings: {error}");
     }
 }
 

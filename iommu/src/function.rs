@@ -19,29 +19,8 @@ pub enum FunctionError {
     /// back: release it and probe a new one.
     #[error("the function is gone; release it and probe it anew when it is back")]
     Lost,
-    /// The access lies outside the region or the region does not permit it.
-    #[error("access of {len} bytes at {offset:#x} does not fit region {region} (size {size:#x})")]
-    OutOfRange {
-        /// Region index.
-        region: u32,
-        /// First byte of the access.
-        offset: u64,
-        /// Bytes.
-        len: usize,
-        /// Bytes of the region.
-        size: u64,
-    },
-    /// The function has no such interrupt index, or fewer vectors in it.
-    #[error("vectors {start}+{count} do not exist in interrupt index {index}")]
-    NoSuchIrq {
-        /// Interrupt index.
-        index: u32,
-        /// First vector.
-        start: u32,
-        /// Number of vectors.
-        count: usize,
-    },
-    /// The other side understood the request and refused it.
+    /// The other side understood the request and refused it: `EINVAL` for a region, a range or a
+    /// vector that does not exist.
     #[error("{operation} refused: {errno}")]
     Refused {
         /// What was asked.

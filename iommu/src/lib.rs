@@ -14,8 +14,10 @@
 #![forbid(unsafe_code)]
 
 pub mod address_space;
+pub mod backend;
 pub mod container;
 pub mod dma_buffer;
+mod dma_handler;
 pub mod function;
 pub mod interrupt;
 pub mod iova;

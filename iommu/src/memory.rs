@@ -130,7 +130,9 @@ impl Inspection {
             FileKind::Other
         };
         let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(MemoryError::Inspect)?;
-        let mode = OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE;
+        let flags = OFlag::from_bits_retain(flags);
+        // A path descriptor reports the mode of a readable one, but can be neither read nor mapped.
+        let mode = (!flags.contains(OFlag::O_PATH)).then_some(flags & OFlag::O_ACCMODE);
         // Files that know no seals answer EINVAL.
         let seals =
             fcntl(fd, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
@@ -143,8 +145,8 @@ impl Inspection {
             grow_sealed: seals.contains(SealFlag::F_SEAL_GROW),
             write_sealed: seals.contains(SealFlag::F_SEAL_WRITE)
                 || seals.bits() & libc::F_SEAL_FUTURE_WRITE != 0,
-            readable: mode == OFlag::O_RDONLY || mode == OFlag::O_RDWR,
-            writable: mode == OFlag::O_WRONLY || mode == OFlag::O_RDWR,
+            readable: mode == Some(OFlag::O_RDONLY) || mode == Some(OFlag::O_RDWR),
+            writable: mode == Some(OFlag::O_WRONLY) || mode == Some(OFlag::O_RDWR),
         })
     }
 
