@@ -195,7 +195,8 @@ impl Receiver {
 pub(crate) struct Sender {
     stream: UnixStream,
     limit: Duration,
-    broken: Mutex<bool>,
+    /// Why nothing can be sent any more.
+    broken: Mutex<Option<Errno>>,
 }
 
 impl Sender {
@@ -205,12 +206,12 @@ impl Sender {
         Ok(Self {
             stream,
             limit,
-            broken: Mutex::new(false),
+            broken: Mutex::new(None),
         })
     }
 
-    /// Send one message: `head` starts with its header. On failure nothing can be sent any more,
-    /// and the connection is shut down, so that its reader ends too.
+    /// Send one message: `head` starts with its header. After a failure nothing can be sent any
+    /// more; the caller then notes why and shuts the connection down, so that its reader ends too.
     pub(crate) fn send(
         &self,
         head: &[u8],
@@ -218,18 +219,21 @@ impl Sender {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), Errno> {
         let mut broken = lock(&self.broken);
-        if *broken {
-            return Err(Errno::EPIPE);
+        if let Some(errno) = *broken {
+            return Err(errno);
         }
-        socket::send(&self.stream, head, body, fds, self.limit).inspect_err(|_| {
-            *broken = true;
-            self.shutdown();
-        })
+        socket::send(&self.stream, head, body, fds, self.limit)
+            .inspect_err(|errno| *broken = Some(*errno))
     }
 
     /// Send a message that is only a header.
     pub(crate) fn send_header(&self, header: &Header) -> Result<(), Errno> {
         self.send(header.as_bytes(), &[], &[])
+    }
+
+    /// Why sending failed, if it did.
+    pub(crate) fn failure(&self) -> Option<Errno> {
+        *lock(&self.broken)
     }
 
     /// End the connection for both sides.

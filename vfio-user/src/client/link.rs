@@ -191,10 +191,10 @@ impl Link {
         Ok(())
     }
 
-    /// Send the reply to a request of the server's. If that fails, the reader notices.
+    /// Send the reply to a request of the server's.
     pub(super) fn send_reply(&self, head: &[u8], data: &[u8]) {
         if let Err(errno) = self.sender.send(head, data, &[]) {
-            log::debug!("cannot answer the server: {errno}");
+            self.lose(&mut lock(&self.state), send_lost(errno));
         }
     }
 

@@ -158,7 +158,13 @@ impl Connection<'_> {
             }
             match receiver.fill(self.sender.stream(), false)? {
                 Fill::More | Fill::Nothing => {}
-                Fill::End => return Ok(()),
+                // Maybe because a worker could not send.
+                Fill::End => {
+                    return self
+                        .sender
+                        .failure()
+                        .map_or(Ok(()), |e| Err(Error::Send(e)));
+                }
             }
         }
     }
@@ -184,6 +190,8 @@ impl Connection<'_> {
             match Request::parse(receiver.bytes(&frame), fds.len()) {
                 Ok(request) => self.execute(request, fds),
                 Err(error) => {
+                    // Before the reply: the client may count on it.
+                    drop(fds);
                     log::debug!("refused: {error}");
                     Err(error.errno())
                 }

@@ -105,8 +105,10 @@ impl DmaHub {
         Closing { hub: self }
     }
 
-    /// The client has gone: everything is cancelled, now and later.
+    /// The client has gone, or has to: everything is cancelled, now and later. The stream is shut
+    /// down here, since the device may keep this longer than the connection lasts.
     pub(super) fn close(&self) {
+        self.sender.shutdown();
         let mut state = lock(&self.state);
         state.closed = true;
         self.cancel_in(&mut state, 0, u64::MAX);
@@ -169,6 +171,10 @@ impl DmaHub {
         head[..HEADER_SIZE].copy_from_slice(header.as_bytes());
         head[HEADER_SIZE..].copy_from_slice(body.as_bytes());
         let sent = self.sender.send(&head, data, &[]);
+        if sent.is_err() {
+            // The connection's own thread finds the reason in the sender.
+            self.sender.shutdown();
+        }
 
         let mut state = lock(&self.state);
         let result = loop {
