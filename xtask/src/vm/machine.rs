@@ -1,0 +1,443 @@
+//! One running VM.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_agent::PORT_NAME;
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::accel::Accel;
+use super::agent::Agent;
+use super::initramfs;
+use super::layout::{Installation, VmDir};
+use super::qmp::Qmp;
+
+/// Longest path of a Unix socket, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// How much of a log an error quotes, in lines.
+const QUOTED_LINES: usize = 15;
+
+/// What a VM is made of.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Names the VM's folder of logs.
+    pub name: String,
+    /// Guest memory, in MiB; one shared memfd, so that a vfio-user server
+    /// reaches all of it.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// How many PCIe root ports there are: `rp1`, `rp2`, ... Devices behind
+    /// root ports can be added later by [`Vm::device_add`].
+    pub root_ports: u32,
+    /// Devices, as QEMU's `-device` takes them in JSON.
+    pub devices: Vec<Value>,
+    /// Modules put into the initramfs, with what they depend on.
+    pub modules: Vec<String>,
+    /// Words added to the kernel command line.
+    pub kernel_args: Vec<String>,
+    /// Arguments added to QEMU's.
+    pub qemu_args: Vec<String>,
+    /// How the guest's code is run; `None`: the best that works here.
+    pub accel: Option<Accel>,
+    /// Bound on the time to the agent's hello.
+    pub boot_timeout: Duration,
+}
+
+impl VmConfig {
+    /// A VM of 512 MiB, with the modules of 82576 drivers and of VFIO at hand.
+    pub fn new(name: &str) -> Self {
+        let modules = ["igb", "igbvf", "vfio-pci", "8021q"];
+        Self {
+            name: name.into(),
+            memory_mib: 512,
+            cpus: 1,
+            root_ports: 0,
+            devices: Vec::new(),
+            modules: modules.map(str::to_owned).into(),
+            kernel_args: Vec::new(),
+            qemu_args: Vec::new(),
+            accel: None,
+            boot_timeout: Duration::from_secs(180),
+        }
+    }
+
+    /// Adds a root port and, behind it, the vfio-user device served at
+    /// `socket`; the server must be listening when the VM starts.
+    pub fn vfio_user(mut self, socket: &Path) -> Result<Self> {
+        self.root_ports += 1;
+        let device = vfio_user_device(socket, &format!("rp{}", self.root_ports))?;
+        self.devices.push(device);
+        Ok(self)
+    }
+
+    /// Adds an empty root port, for a device added later.
+    pub fn root_port(mut self) -> Self {
+        self.root_ports += 1;
+        self
+    }
+
+    /// Adds arguments to QEMU's.
+    pub fn qemu_args(mut self, arguments: &[&str]) -> Self {
+        self.qemu_args.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// QEMU's arguments, without those for the console and the agent.
+    pub(super) fn arguments(&self, accel: Accel) -> Vec<String> {
+        let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib);
+        let mut arguments: Vec<String> = [
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-machine",
+            "q35,memory-backend=ram",
+            "-cpu",
+            "max",
+            "-object",
+            &memory,
+        ]
+        .map(str::to_owned)
+        .into();
+        let (cpus, memory) = (self.cpus.to_string(), format!("{}M", self.memory_mib));
+        for (option, value) in [("-accel", accel.name()), ("-smp", &cpus), ("-m", &memory)] {
+            arguments.extend([option.to_owned(), value.to_owned()]);
+        }
+        for port in 1..=self.root_ports {
+            let port = format!("pcie-root-port,id=rp{port},chassis={port},slot={port}");
+            arguments.extend(["-device".to_owned(), port]);
+        }
+        for device in &self.devices {
+            arguments.extend(["-device".to_owned(), device.to_string()]);
+        }
+        arguments.extend(self.qemu_args.iter().cloned());
+        arguments
+    }
+
+    /// The kernel's command line, with `words` of the caller.
+    pub(super) fn command_line(&self, words: &str) -> String {
+        // Messages below warning stay in the kernel's log, where `kmsg` finds
+        // them: an emulated serial port is slow. Clearing each page is slow too.
+        let mut line = format!("console=ttyS0 loglevel=5 panic=-1 init_on_alloc=0 {words}");
+        for word in &self.kernel_args {
+            line.push(' ');
+            line.push_str(word);
+        }
+        line.trim_end().to_owned()
+    }
+}
+
+/// A vfio-user device for [`VmConfig::devices`] or [`Vm::device_add`].
+pub fn vfio_user_device(socket: &Path, bus: &str) -> Result<Value> {
+    let path = std::path::absolute(socket)
+        .with_context(|| format!("make {} absolute", socket.display()))?;
+    let path = path.to_str().context("the path of a socket must be UTF-8")?;
+    ensure!(
+        path.len() <= MAX_SOCKET_PATH,
+        "the socket path {path} exceeds {MAX_SOCKET_PATH} bytes: use a shorter folder"
+    );
+    Ok(json!({
+        "driver": "vfio-user-pci",
+        "socket": {"type": "unix", "path": path},
+        "bus": bus,
+    }))
+}
+
+/// A running VM. Dropping it ends QEMU and keeps the logs;
+/// [`Vm::shutdown`] ends it in good order and removes them.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    agent: Agent,
+    qmp: Qmp,
+    accel: Accel,
+    boot_time: Duration,
+    folder: Folder,
+}
+
+impl Vm {
+    /// Starts a VM and waits for its agent.
+    pub fn start(dir: &VmDir, installation: &Installation, config: &VmConfig) -> Result<Self> {
+        let accel = match config.accel {
+            Some(accel) => accel,
+            None => super::accel::best(dir, installation)?,
+        };
+        let mut folder = Folder::new(dir, &config.name)?;
+        let archive = initramfs::build(dir, installation, &config.modules, false)?;
+        let initrd = folder.path.join("initrd");
+        fs::write(&initrd, archive).with_context(|| format!("write {}", initrd.display()))?;
+        let create = |path: PathBuf| {
+            File::create(&path).with_context(|| format!("create {}", path.display()))
+        };
+        // Connected sockets instead of paths: nothing to wait for, nothing
+        // left behind, and each end sees when the other is gone.
+        let (agent, agent_end) = UnixStream::pair().context("make a socket pair")?;
+        let (monitor, monitor_end) = UnixStream::pair().context("make a socket pair")?;
+        let mut command = installation.qemu.source.command(dir);
+        command.args(config.arguments(accel));
+        boot(&mut command, dir, installation, &initrd, &config.command_line(""));
+        command.arg("-serial").arg(format!("file:{}", folder.serial().display()));
+        command.args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci"]);
+        command.arg("-device").arg(format!("virtserialport,chardev=agent,name={PORT_NAME}"));
+        command.args(["-chardev", "socket,id=monitor,fd=1"]);
+        command.args(["-mon", "chardev=monitor,mode=control"]);
+        if installation.qemu.exit_with_parent {
+            command.args(["-run-with", "exit-with-parent=on"]);
+        }
+        command.stdin(OwnedFd::from(agent_end)).stdout(OwnedFd::from(monitor_end));
+        command.stderr(create(folder.stderr())?);
+        let start = Instant::now();
+        let mut child = spawn(command)?;
+        let agent = match Agent::connect(agent, config.boot_timeout) {
+            Ok(agent) => agent,
+            Err(error) => {
+                end(&mut child);
+                return Err(error.context(folder.evidence(&config.name)));
+            }
+        };
+        let boot_time = start.elapsed();
+        folder.forget_initrd();
+        Ok(Self { child, agent, qmp: Qmp::new(monitor), accel, boot_time, folder })
+    }
+
+    /// The guest's agent.
+    pub fn agent(&mut self) -> &mut Agent {
+        &mut self.agent
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Plugs a device into a running VM, as `-device` takes it in JSON.
+    pub fn device_add(&mut self, device: Value) -> Result<()> {
+        self.qmp.execute("device_add", device).map(drop)
+    }
+
+    /// How the guest's code is run.
+    pub fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// From the start of QEMU to the agent's hello.
+    pub fn boot_time(&self) -> Duration {
+        self.boot_time
+    }
+
+    /// Process id of QEMU.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Folder of `serial.log` and `qemu.log`.
+    pub fn logs(&self) -> &Path {
+        &self.folder.path
+    }
+
+    /// Last lines of the logs, for an error message.
+    pub fn evidence(&self) -> String {
+        self.folder.evidence("the VM")
+    }
+
+    /// Switches the guest off, waits for QEMU to end and removes the logs.
+    pub fn shutdown(mut self) -> Result<()> {
+        self.agent.poweroff()?;
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process id")?);
+        let (ended, end) = mpsc::channel();
+        // Waits without reaping, so that the id stays QEMU's until it is.
+        thread::spawn(move || {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            let status = loop {
+                match waitid(Id::Pid(pid), flags) {
+                    Err(Errno::EINTR) => {}
+                    other => break other,
+                }
+            };
+            // Nobody listens any more once the bound has passed.
+            let _ = ended.send(status);
+        });
+        match end.recv_timeout(Duration::from_secs(60)) {
+            Ok(Ok(WaitStatus::Exited(_, 0))) => {
+                self.folder.keep = false;
+                Ok(())
+            }
+            Ok(status) => bail!("QEMU ended with {status:?}\n{}", self.evidence()),
+            Err(_) => bail!("the guest did not switch itself off\n{}", self.evidence()),
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Adds what a direct kernel boot needs.
+pub(super) fn boot(
+    command: &mut Command,
+    dir: &VmDir,
+    installation: &Installation,
+    initrd: &Path,
+    words: &str,
+) {
+    command.arg("-kernel").arg(dir.join(&installation.kernel.image));
+    command.arg("-initrd").arg(initrd).arg("-append").arg(words);
+}
+
+/// Kills and reaps; both fail only for a process that is already gone.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+
+/// Starts `command` from a thread that lives as long as this process: the
+/// kernel takes the end of the starting thread for the end of the parent, on
+/// which QEMU is told to end.
+fn spawn(command: Command) -> Result<Child> {
+    static STARTER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                let child = command.spawn();
+                // Closes this process's copies of QEMU's ends of the sockets.
+                drop(command);
+                // The caller waits for it just below.
+                let _ = answer.send(child);
+            }
+        });
+        orders
+    });
+    let program = command.get_program().to_string_lossy().into_owned();
+    let (answer, child) = mpsc::channel();
+    starter.send((command, answer)).ok().context("the starting thread is gone")?;
+    child.recv().context("the starting thread is gone")?.with_context(|| format!("run {program}"))
+}
+
+/// The files of one VM.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    fn new(dir: &VmDir, name: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join("log").join(format!("{name}-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self { path, keep: true })
+    }
+
+    fn serial(&self) -> PathBuf {
+        self.path.join("serial.log")
+    }
+
+    fn stderr(&self) -> PathBuf {
+        self.path.join("qemu.log")
+    }
+
+    /// The kernel has its copy; a log folder should hold logs.
+    fn forget_initrd(&mut self) {
+        // Left behind it is only in the way.
+        let _ = fs::remove_file(self.path.join("initrd"));
+    }
+
+    /// Last lines of both logs.
+    fn evidence(&self, name: &str) -> String {
+        let mut text = format!("{name} failed; logs are in {}", self.path.display());
+        for path in [self.stderr(), self.serial()] {
+            let content = fs::read(&path).unwrap_or_default();
+            let content = String::from_utf8_lossy(&content);
+            let lines: Vec<&str> = content.lines().collect();
+            let last = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
+            if !last.is_empty() {
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                text.push_str(&format!("\n--- {file}\n{}", last.join("\n")));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.forget_initrd();
+        if !self.keep {
+            // Left behind it is only in the way.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vfio_user_device_gets_its_own_root_port() {
+        let config = VmConfig::new("two")
+            .vfio_user(Path::new("/run/vf0.sock"))
+            .and_then(|config| config.vfio_user(Path::new("/run/vf1.sock")))
+            .unwrap();
+        let arguments = config.arguments(Accel::Tcg);
+        let devices: Vec<Value> =
+            arguments.iter().filter_map(|argument| serde_json::from_str(argument).ok()).collect();
+        let buses: Vec<_> = devices.iter().filter_map(|device| device["bus"].as_str()).collect();
+        assert_eq!(buses, ["rp1", "rp2"]);
+        assert_eq!(devices[1]["socket"]["path"], "/run/vf1.sock");
+        for bus in buses {
+            let port = format!("pcie-root-port,id={bus},");
+            assert!(arguments.iter().any(|argument| argument.starts_with(&port)));
+        }
+        assert!(arguments.iter().any(|argument| argument.ends_with("share=on")));
+    }
+
+    #[test]
+    fn a_socket_path_no_kernel_takes_is_refused_before_qemu_is() {
+        let long = PathBuf::from(format!("/{}", "x".repeat(MAX_SOCKET_PATH)));
+        assert!(vfio_user_device(&long, "rp1").is_err());
+        assert!(vfio_user_device(Path::new("relative.sock"), "rp1").unwrap()["socket"]["path"]
+            .as_str()
+            .unwrap()
+            .starts_with('/'));
+    }
+
+    #[test]
+    fn logs_of_a_failure_stay_and_are_quoted() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = VmDir::at(temp.path()).unwrap();
+        let folder = Folder::new(&dir, "x").unwrap();
+        let lines: String = (0..40).map(|line| format!("line {line}\n")).collect();
+        fs::write(folder.serial(), lines).unwrap();
+        let evidence = folder.evidence("x");
+        assert!(evidence.contains("line 39") && !evidence.contains("line 3\n"));
+        let path = folder.path.clone();
+        drop(folder);
+        assert!(path.exists());
+        let mut folder = Folder::new(&dir, "y").unwrap();
+        folder.keep = false;
+        let path = folder.path.clone();
+        drop(folder);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,138 @@
+//! VMs of stock parts: Debian's QEMU and kernel, fetched without root, and
+//! an initramfs whose init takes commands of this side.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use xtask::vm::{Vm, VmConfig, VmDir, ensure_fetched};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let dir = VmDir::locate()?;
+//! let installation = ensure_fetched(&dir, &Default::default())?;
+//! let config = VmConfig::new("guest").vfio_user(Path::new("vf0.sock"))?;
+//! let mut vm = Vm::start(&dir, &installation, &config)?;
+//! vm.agent().load_module("igbvf", "")?;
+//! vm.shutdown()
+//! # }
+//! ```
+
+mod accel;
+mod agent;
+mod apt;
+mod cpio;
+mod fetch;
+mod initramfs;
+mod layout;
+mod machine;
+mod modules;
+mod qemu;
+mod qmp;
+pub mod scenario;
+mod shell;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+pub use accel::{Accel, best as best_accel};
+pub use agent::Agent;
+pub use fetch::{FetchArgs, ensure_fetched};
+pub use guest_agent::protocol;
+pub use initramfs::AGENT_VARIABLE;
+pub use layout::{DIR_VARIABLE, Installation, Kernel, Package, Qemu, QemuSource, VmDir};
+pub use machine::{Vm, VmConfig, vfio_user_device};
+pub use qmp::Qmp;
+
+use crate::report::Report;
+use scenario::{SCENARIOS, Stage};
+
+/// `cargo xtask vm ...`
+#[derive(Debug, Clone, clap::Args)]
+pub struct VmCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: VmAction,
+}
+
+/// What `cargo xtask vm` does.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum VmAction {
+    /// Fetch a stock QEMU and a stock kernel below target/vm, without root.
+    Fetch(FetchArgs),
+    /// Run a named scenario; without a name, list them.
+    Run(RunArgs),
+    /// Boot a guest with a busybox shell on this terminal.
+    Shell(ShellArgs),
+}
+
+/// Arguments of `vm run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Name of the scenario.
+    pub name: Option<String>,
+    /// Run the guest's code this way, instead of the best that works.
+    #[arg(long)]
+    pub accel: Option<Accel>,
+    /// Write the verdict as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Arguments of `vm shell`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShellArgs {
+    /// Attach the vfio-user device served at this socket; may be repeated.
+    #[arg(long, value_name = "SOCKET")]
+    pub vfio_user: Vec<PathBuf>,
+    /// Put this module into the guest, besides the usual ones; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub module: Vec<String>,
+    /// Run the guest's code this way, instead of the best that works.
+    #[arg(long)]
+    pub accel: Option<Accel>,
+    /// Arguments for QEMU, after `--`.
+    #[arg(last = true)]
+    pub qemu: Vec<String>,
+}
+
+/// Carries out a subcommand.
+pub fn run(command: VmCommand) -> Result<()> {
+    let dir = VmDir::locate()?;
+    match command.action {
+        VmAction::Fetch(arguments) => {
+            let found = ensure_fetched(&dir, &arguments)?;
+            println!("QEMU {} and kernel {}", found.qemu.version, found.kernel.release);
+            Ok(())
+        }
+        VmAction::Run(RunArgs { name: None, .. }) => {
+            for scenario in SCENARIOS {
+                println!("{:16} {}", scenario.name, scenario.about);
+            }
+            Ok(())
+        }
+        VmAction::Run(RunArgs { name: Some(name), accel, json }) => {
+            let scenario = scenario::find(&name)?;
+            let installation = ensure_fetched(&dir, &FetchArgs::default())?;
+            let programs = std::env::current_exe().context("find this program")?;
+            let programs = programs.parent().context("this program lies in no folder")?;
+            let stage = Stage { dir: &dir, installation: &installation, accel, programs };
+            let mut report = Report::default();
+            scenario::run(scenario, &stage, &mut report);
+            for check in &report.checks {
+                let verdict = if check.pass { "ok  " } else { "FAIL" };
+                let figure = check.figure.map_or_else(String::new, |figure| {
+                    format!(" {figure:.1} {}", check.unit.as_deref().unwrap_or_default())
+                });
+                println!("{verdict} {}{figure}: {}", check.name, check.detail);
+            }
+            if let Some(path) = json {
+                report.write_json(&path)?;
+            }
+            ensure!(report.passed(), "scenario {name} failed");
+            Ok(())
+        }
+        VmAction::Shell(arguments) => {
+            let installation = ensure_fetched(&dir, &FetchArgs::default())?;
+            shell::run(&dir, &installation, &arguments)
+        }
+    }
+}
