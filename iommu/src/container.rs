@@ -149,7 +149,7 @@ impl Container {
         Ok(DmaBuffer::new(self.clone(), size))
     }
 
-    /// Map `memory` at a free address for every function attached, now or later.
+    /// Map `memory` (whole pages) at a free address for every function attached, now or later.
     pub fn share(
         self: &Arc<Self>,
         memory: SharedMemory,
@@ -157,6 +157,13 @@ impl Container {
     ) -> Result<SharedDma, ContainerError> {
         let memory = Arc::new(memory);
         let size = memory.len() as u64;
+        if !memory.len().is_multiple_of(PAGE_SIZE) {
+            return Err(IovaError::Invalid {
+                size,
+                align: PAGE_SIZE as u64,
+            }
+            .into());
+        }
         let mut state = self.state();
         let iova = state.iova.allocate(size, PAGE_SIZE as u64)?;
         let mapping = Mapping {
@@ -171,7 +178,10 @@ impl Container {
                 continue;
             };
             self.memory.remove(iova);
-            if mapping.unmap_for(&state.functions[..done]) {
+            // One that refused has no mapping; of any other failure that is not known.
+            let refused = matches!(source, FunctionError::Refused { .. });
+            let tried = if refused { done } else { done + 1 };
+            if mapping.unmap_for(&state.functions[..tried]) {
                 state.release(iova, size);
             }
             return Err(ContainerError::Map { iova, size, source });
@@ -180,12 +190,15 @@ impl Container {
         Ok(SharedDma::new(self.clone(), iova, memory))
     }
 
-    /// Take a mapping away from every function; called when its buffer is dropped.
-    pub(crate) fn unmap(&self, iova: u64) {
+    /// Take a mapping away from every function; called when its buffer is dropped. Both address and
+    /// memory must fit: the address may have been given out again.
+    pub(crate) fn unmap(&self, iova: u64, memory: &Arc<SharedMemory>) {
         let mut state = self.state();
-        let Some(position) = state.mappings.iter().position(|m| m.iova == iova) else {
-            return;
-        };
+        let found = state
+            .mappings
+            .iter()
+            .position(|m| m.iova == iova && Arc::ptr_eq(&m.memory, memory));
+        let Some(position) = found else { return };
         let mapping = state.mappings.swap_remove(position);
         self.memory.remove(iova);
         if mapping.unmap_for(&state.functions) {

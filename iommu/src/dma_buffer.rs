@@ -84,7 +84,7 @@ impl SharedDma {
     /// Unmap it from every function and take the content back. A function that kept the memory
     /// mapped regardless changes nothing in the copy.
     pub fn unshare(self) -> DmaBuffer {
-        self.container.unmap(self.iova);
+        self.container.unmap(self.iova, &self.memory);
         let mut buffer = DmaBuffer::new(self.container.clone(), self.memory.len());
         self.memory.read(0, buffer.as_mut_slice());
         buffer
@@ -101,6 +101,6 @@ impl Deref for SharedDma {
 
 impl Drop for SharedDma {
     fn drop(&mut self) {
-        self.container.unmap(self.iova);
+        self.container.unmap(self.iova, &self.memory);
     }
 }
