@@ -15,7 +15,9 @@
 //! overrides `sriov_configure`.
 
 mod in_process;
+mod open;
 mod vfio_user;
 
 pub use self::in_process::InProcess;
+pub use self::open::{OpenError, Place};
 pub use self::vfio_user::VfioUser;

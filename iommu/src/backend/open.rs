@@ -1,0 +1,98 @@
+//! Functions by the name that a user gives: `vfio-user:SOCKET`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vfio_user::client::{ClientError, ClientOptions};
+
+use super::VfioUser;
+use crate::function::Function;
+
+/// Where a function is to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Behind a vfio-user socket.
+    VfioUser(PathBuf),
+}
+
+/// Why a function could not be named or opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The name says nothing that is known.
+    #[error("{0:?} names no function; write vfio-user:SOCKET with the path of a vfio-user socket")]
+    Name(String),
+    /// The socket could not be connected to.
+    #[error("{path} cannot be opened; is its server running, and is the function enabled?")]
+    VfioUser {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
+}
+
+impl std::str::FromStr for Place {
+    type Err = OpenError;
+
+    fn from_str(name: &str) -> Result<Self, OpenError> {
+        match name.split_once(':') {
+            Some(("vfio-user", path)) if !path.is_empty() => Ok(Self::VfioUser(path.into())),
+            _ => Err(OpenError::Name(name.into())),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
+        }
+    }
+}
+
+impl Place {
+    /// Open the function.
+    ///
+    /// # Errors
+    ///
+    /// Nobody serves it.
+    pub fn open(&self) -> Result<Arc<dyn Function>, OpenError> {
+        match self {
+            Self::VfioUser(path) => VfioUser::connect(path, ClientOptions::default())
+                .map(|function| Arc::new(function) as Arc<dyn Function>)
+                .map_err(|source| OpenError::VfioUser {
+                    path: path.clone(),
+                    source,
+                }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_others_are_refused() {
+        let place: Place = "vfio-user:/run/pf.sock".parse().unwrap();
+        assert_eq!(place.to_string(), "vfio-user:/run/pf.sock");
+        for bad in ["", "pf.sock", "vfio-user:", "usb:1"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_absent_socket_is_named() {
+        let error = "vfio-user:/nonexistent/pf.sock"
+            .parse::<Place>()
+            .unwrap()
+            .open();
+        let Err(error) = error else { panic!("opened") };
+        assert!(
+            error.to_string().contains("/nonexistent/pf.sock"),
+            "{error}"
+        );
+    }
+}

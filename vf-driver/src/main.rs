@@ -1,0 +1,176 @@
+//! The VF driver as a program.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use igb_netdev::ctl;
+use igb_netdev::run::{RunOptions, run};
+use iommu::backend::Place;
+use serde_json::{Value, json};
+use vf_driver::{ChannelKind, VfDriver, VfOptions};
+
+/// Untrusted, transient VF driver for the 82576.
+///
+/// Drives a VF that a mediator offers and asks the PF driver for everything beyond its queues.
+#[derive(Debug, Parser)]
+#[command(name = "vf-driver", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Drive a VF until SIGTERM or Ctrl-C
+    #[command(
+        after_help = "Example:\n  vf-driver run --device vfio-user:bus/vf0.sock --address \
+                            10.82.0.10/24 --control vf0.ctl"
+    )]
+    Run(Run),
+    /// Ask a running VF driver
+    Ctl(Ctl),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The VF: vfio-user:SOCKET
+    #[arg(long, value_name = "DEVICE")]
+    device: Place,
+    /// The way to the PF
+    #[arg(long, value_enum, default_value = "mediated")]
+    channel: Channel,
+    #[command(flatten)]
+    options: RunOptions,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Channel {
+    /// Config blocks through the mediator
+    Mediated,
+    /// The hardware's own mailbox, as stock drivers use it; closed on the card by default
+    Mailbox,
+}
+
+#[derive(Debug, Args)]
+struct Ctl {
+    /// The control socket of the running driver
+    #[arg(long, value_name = "SOCK")]
+    control: PathBuf,
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Debug, Subcommand)]
+enum Question {
+    /// Address, link, MTU, what the PF granted
+    Info,
+    /// The driver's counters
+    Stats,
+    /// The card's counters for this VF, as the PF driver reads them
+    PfStats,
+    /// Ping an IPv4 address from the driver's stack
+    Ping {
+        /// The address
+        addr: String,
+        /// How many requests
+        #[arg(long, short = 'c', default_value_t = 4)]
+        count: u64,
+        /// Milliseconds to wait for each reply
+        #[arg(long, default_value_t = 1000)]
+        timeout_ms: u64,
+    },
+    /// Send bytes over TCP to another driver's stack and compare SHA-256
+    Send {
+        /// The address
+        addr: String,
+        /// How many bytes
+        #[arg(long, default_value_t = 16 << 20)]
+        bytes: u64,
+        /// Seed of the stream
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Ask the PF: mac, add-mac, del-mac, vlan, del-vlan, mtu, multicast, promisc
+    #[command(
+        after_help = "Examples:\n  request mac 02:82:57:60:00:42\n  request vlan 100\n  \
+                            request multicast 01:00:5e:00:00:01,01:00:5e:00:00:02\n  \
+                            request promisc unicast|multicast|all|off"
+    )]
+    Request {
+        /// What to ask for
+        what: String,
+        /// The value
+        value: String,
+    },
+    /// Reset the VF (FLR) and begin anew
+    Reset,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => drive(&arguments),
+        Command::Ctl(arguments) => ask(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn drive(arguments: &Run) -> anyhow::Result<()> {
+    let options = VfOptions {
+        channel: match arguments.channel {
+            Channel::Mediated => ChannelKind::Mediated,
+            Channel::Mailbox => ChannelKind::Mailbox,
+        },
+        ..VfOptions::default()
+    };
+    run(&arguments.options, || {
+        let function = arguments.device.open()?;
+        VfDriver::probe(function, &options)
+            .with_context(|| format!("probing the VF at {}", arguments.device))
+    })
+}
+
+fn ask(arguments: &Ctl) -> anyhow::Result<()> {
+    let mut limit = Duration::from_secs(10);
+    let request = match &arguments.question {
+        Question::Info => json!({"op": "info"}),
+        Question::Stats => json!({"op": "stats"}),
+        Question::PfStats => json!({"op": "pf_stats"}),
+        Question::Ping {
+            addr,
+            count,
+            timeout_ms,
+        } => {
+            limit += Duration::from_millis(count.saturating_mul(*timeout_ms));
+            json!({"op": "ping", "addr": addr, "count": count, "timeout_ms": timeout_ms})
+        }
+        Question::Send { addr, bytes, seed } => {
+            limit = Duration::from_secs(3600);
+            json!({"op": "send", "addr": addr, "bytes": bytes, "seed": seed})
+        }
+        Question::Request { what, value } => {
+            json!({"op": "request", "what": what, "value": value})
+        }
+        Question::Reset => json!({"op": "reset"}),
+    };
+    let answer: Value = ctl::call(&arguments.control, &request, limit)?;
+    ctl::show(&answer, arguments.json);
+    if let Some(status) = answer["status"].as_str().filter(|status| *status != "ok") {
+        anyhow::bail!("the request was not granted: {status}");
+    }
+    Ok(())
+}
