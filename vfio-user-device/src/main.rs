@@ -1,0 +1,89 @@
+//! The program that serves emulated cards over vfio-user.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use env_logger::Env;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vfio_user_device::capture::Capture;
+use vfio_user_device::control_socket::ControlSocket;
+use vfio_user_device::sockets::{SocketDir, Sockets};
+use vfio_user_device::{Card, MailboxMode, TraceFile, capture_interfaces};
+
+use crate::cli::Arguments;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
+    // Before anything is made that a signal would leave behind.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot listen for signals")?;
+    serve(&arguments, &mut signals)
+}
+
+fn serve(arguments: &Arguments, signals: &mut Signals) -> anyhow::Result<()> {
+    if arguments.mailbox.0 == MailboxMode::Open {
+        log::warn!(
+            "the mailbox is open: VFs reach the PF driver past any mediator, unlimited and \
+             unaudited"
+        );
+    }
+    let capture = match &arguments.capture {
+        Some(path) => Some(Capture::create(path, &capture_interfaces(arguments.cards))?),
+        None => None,
+    };
+    let trace = match &arguments.trace {
+        Some(path) => Some(TraceFile::create(path)?),
+        None => None,
+    };
+    let mut dirs = vec![SocketDir::claim(&arguments.socket_dir)?];
+    if arguments.cards > 1 {
+        for index in 0..arguments.cards {
+            dirs.push(SocketDir::claim(
+                &arguments.socket_dir.join(format!("card{index}")),
+            )?);
+        }
+    }
+    // With several cards the first claim is that of the directory above theirs.
+    let of_cards = dirs.split_off(usize::from(arguments.cards > 1));
+    let mut cards = Vec::new();
+    for index in 0..arguments.cards {
+        let options = arguments.card(index, capture.clone(), trace.clone());
+        cards.push(Card::new(options).with_context(|| format!("card {index}"))?);
+    }
+    let mut sockets = Vec::new();
+    for (card, dir) in cards.iter().zip(of_cards) {
+        sockets.push(Sockets::serve(card, dir)?);
+    }
+    let control = match &arguments.control {
+        Some(path) => Some(ControlSocket::serve(path, &cards)?),
+        None => None,
+    };
+    for socket in &sockets {
+        eprintln!("ready: {}", socket.pf_socket().display());
+    }
+    if let Some(signal) = signals.forever().next() {
+        let name = if signal == SIGINT {
+            "SIGINT"
+        } else {
+            "SIGTERM"
+        };
+        log::info!("{name}: every client is disconnected");
+    }
+    cards
+        .iter()
+        .for_each(|card: &Arc<Card>| card.request_release());
+    drop((control, sockets, cards));
+    if let Some(capture) = capture {
+        capture.finish();
+    }
+    if let Some(trace) = trace {
+        trace.finish();
+    }
+    Ok(())
+}
