@@ -12,6 +12,10 @@ use crate::function::{Function, FunctionError};
 use crate::iova::{IovaAllocator, IovaError};
 use crate::memory::{MemoryError, PAGE_SIZE, SharedMemory};
 
+/// Bytes after each buffer where nothing is mapped: a function that runs over the end of a buffer
+/// faults, and does not write into the next one.
+const GUARD: u64 = PAGE_SIZE as u64;
+
 /// Why a container could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -165,7 +169,7 @@ impl Container {
             .into());
         }
         let mut state = self.state();
-        let iova = state.iova.allocate(size, PAGE_SIZE as u64)?;
+        let iova = state.iova.allocate(size + GUARD, PAGE_SIZE as u64)?;
         let mapping = Mapping {
             iova,
             size,
@@ -225,7 +229,7 @@ impl State {
     }
 
     fn release(&mut self, iova: u64, size: u64) {
-        if let Err(error) = self.iova.free(iova, size) {
+        if let Err(error) = self.iova.free(iova, size + GUARD) {
             log::error!("I/O address allocation out of step: {error}");
         }
     }

@@ -33,67 +33,45 @@ impl MappedMemory {
             .remove(&iova);
     }
 
-    /// Call `each` with memory, offset in it and part of the range, window after window. `EFAULT`
-    /// before the first call if any of the range is not mapped for `access`.
-    fn walk(
+    /// The memory at `iova .. iova + len` and the offset in it. `EFAULT` if that is not all in one
+    /// mapping that permits `access`.
+    fn find(
         &self,
         iova: u64,
         len: usize,
         access: DmaAccess,
-        mut each: impl FnMut(&SharedMemory, usize, std::ops::Range<usize>),
-    ) -> Result<(), Errno> {
+    ) -> Result<(Arc<SharedMemory>, usize), Errno> {
         let windows = self.windows.read().unwrap_or_else(PoisonError::into_inner);
-        let part = |done: usize| -> Result<(&SharedMemory, usize, usize), Errno> {
-            let at = iova.checked_add(done as u64).ok_or(Errno::EFAULT)?;
-            let (&first, window) = windows.range(..=at).next_back().ok_or(Errno::EFAULT)?;
-            let offset = usize::try_from(at - first).map_err(|_| Errno::EFAULT)?;
-            let room = window
-                .memory
-                .len()
-                .checked_sub(offset)
-                .filter(|&room| room != 0);
-            let room = room
-                .filter(|_| window.access.contains(access))
-                .ok_or(Errno::EFAULT)?;
-            Ok((&window.memory, offset, room.min(len - done)))
-        };
-        let mut done = 0;
-        while done < len {
-            done += part(done)?.2;
+        let (&first, window) = windows.range(..=iova).next_back().ok_or(Errno::EFAULT)?;
+        let offset = usize::try_from(iova - first).map_err(|_| Errno::EFAULT)?;
+        let inside = offset
+            .checked_add(len)
+            .is_some_and(|end| end <= window.memory.len());
+        if !inside || !window.access.contains(access) {
+            return Err(Errno::EFAULT);
         }
-        done = 0;
-        while done < len {
-            let (memory, offset, count) = part(done)?;
-            each(memory, offset, done..done + count);
-            done += count;
-        }
-        Ok(())
+        Ok((window.memory.clone(), offset))
     }
 }
 
 impl DmaHandler for MappedMemory {
     fn dma_read(&self, iova: u64, len: usize, reply: DmaReply) {
-        let mut data = vec![0; len];
-        let walked = self.walk(iova, len, DmaAccess::READ, |memory, offset, range| {
-            memory.read(offset, &mut data[range]);
-        });
-        match walked {
-            Ok(()) => reply.data(&data),
+        match self.find(iova, len, DmaAccess::READ) {
+            Ok((memory, offset)) => {
+                let mut data = vec![0; len];
+                memory.read(offset, &mut data);
+                reply.data(&data);
+            }
             Err(errno) => reply.error(errno),
         }
     }
 
     fn dma_write(&self, iova: u64, data: &[u8], reply: DmaReply) {
-        let walked = self.walk(
-            iova,
-            data.len(),
-            DmaAccess::WRITE,
-            |memory, offset, range| {
-                memory.write(offset, &data[range]);
-            },
-        );
-        match walked {
-            Ok(()) => reply.done(),
+        match self.find(iova, data.len(), DmaAccess::WRITE) {
+            Ok((memory, offset)) => {
+                memory.write(offset, data);
+                reply.done();
+            }
             Err(errno) => reply.error(errno),
         }
     }

@@ -252,3 +252,6 @@ impl AsFd for InterruptSet {
         self.epoll.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,3 +164,159 @@ impl IovaAllocator {
         self.free.iter().map(|(&first, &last)| first..=last)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_msi_window_is_never_given_out() {
+        let mut allocator = IovaAllocator::new(0xFEDF_0000..=0xFEF0_FFFF);
+        let mut got = Vec::new();
+        while let Ok(iova) = allocator.allocate(0x1_0000, 0x1000) {
+            got.push(iova);
+        }
+        assert_eq!(got, [0xFEDF_0000, 0xFEF0_0000]);
+        let exhausted = allocator.allocate(0x1000, 0x1000);
+        assert_eq!(
+            exhausted,
+            Err(IovaError::Exhausted {
+                size: 0x1000,
+                align: 0x1000
+            })
+        );
+        allocator
+            .allocate_at(0xFEE0_0000, 0x1000)
+            .expect_err("reserved");
+        assert!(IovaAllocator::new(MSI_WINDOW).allocate(1, 1).is_err());
+    }
+
+    #[test]
+    fn the_top_of_the_address_space_is_an_address_like_any_other() {
+        let mut allocator = IovaAllocator::new(u64::MAX - 0x1FFF..=u64::MAX);
+        assert_eq!(allocator.allocate(0x1000, 0x1000), Ok(u64::MAX - 0x1FFF));
+        assert_eq!(allocator.allocate(0x1000, 0x1000), Ok(u64::MAX - 0xFFF));
+        allocator.allocate(1, 1).expect_err("full");
+        allocator.free(u64::MAX - 0xFFF, 0x1000).expect("free");
+        allocator.free(u64::MAX - 0x1FFF, 0x1000).expect("free");
+        assert_eq!(
+            allocator.free_ranges().collect::<Vec<_>>(),
+            [u64::MAX - 0x1FFF..=u64::MAX]
+        );
+        allocator.allocate(u64::MAX, 1).expect_err("too large");
+        allocator
+            .allocate(1, 1 << 63)
+            .expect_err("no such multiple");
+        assert!(
+            IovaAllocator::new(0..=u64::MAX)
+                .allocate(u64::MAX, 1)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn senseless_requests_are_refused() {
+        let mut allocator = IovaAllocator::new(0x1000..=0xFFFF);
+        allocator.allocate(0, 0x1000).expect_err("nothing");
+        allocator
+            .allocate(0x1000, 0x1800)
+            .expect_err("no power of two");
+        allocator.allocate(0x1000, 0).expect_err("no power of two");
+        allocator.allocate_at(u64::MAX, 2).expect_err("wraps");
+        let iova = allocator.allocate(0x2000, 0x1000).expect("allocate");
+        for (iova, size) in [
+            (iova, 0x1000),
+            (iova + 0x1000, 0x1000),
+            (iova, 0x3000),
+            (iova, 0),
+        ] {
+            assert_eq!(
+                allocator.free(iova, size),
+                Err(IovaError::NotAllocated { iova, size })
+            );
+        }
+        allocator.free(iova, 0x2000).expect("free");
+        allocator.free(iova, 0x2000).expect_err("twice");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Allocate { size: u64, align: u64 },
+        AllocateAt { iova: u64, size: u64 },
+        Free(prop::sample::Index),
+        Reserve { first: u64, len: u64 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1..40_u64, 0..5_u32)
+                .prop_map(|(size, shift)| Step::Allocate { size, align: 1 << shift }),
+            2 => (0..SPACE, 1..40_u64).prop_map(|(iova, size)| Step::AllocateAt { iova, size }),
+            4 => any::<prop::sample::Index>().prop_map(Step::Free),
+            1 => (0..SPACE, 0..10_u64).prop_map(|(first, len)| Step::Reserve { first, len }),
+        ]
+    }
+
+    const SPACE: u64 = 256;
+
+    proptest! {
+        /// One flag per address.
+        #[test]
+        fn agrees_with_a_naive_first_fit(steps in prop::collection::vec(step(), 1..100)) {
+            let mut allocator = IovaAllocator::new(0..=SPACE - 1);
+            let mut free = [true; SPACE as usize];
+            let mut allocations: Vec<(u64, u64)> = Vec::new();
+            let all_free = |free: &[bool], at: u64, size: u64| {
+                at + size <= SPACE && free[at as usize..(at + size) as usize].iter().all(|&f| f)
+            };
+            for step in steps {
+                let taken = match step {
+                    Step::Allocate { size, align } => {
+                        let got = allocator.allocate(size, align);
+                        let fit = (0..SPACE)
+                            .find(|at| at % align == 0 && all_free(&free, *at, size));
+                        prop_assert_eq!(got.ok(), fit);
+                        fit.map(|at| (at, size))
+                    }
+                    Step::AllocateAt { iova, size } => {
+                        let got = allocator.allocate_at(iova, size);
+                        let fits = all_free(&free, iova, size);
+                        prop_assert_eq!(got.is_ok(), fits);
+                        fits.then_some((iova, size))
+                    }
+                    Step::Free(pick) => {
+                        if !allocations.is_empty() {
+                            let index = pick.index(allocations.len());
+                            let (iova, size) = allocations.swap_remove(index);
+                            prop_assert_eq!(allocator.free(iova, size), Ok(()));
+                            free[iova as usize..(iova + size) as usize].fill(true);
+                        }
+                        None
+                    }
+                    Step::Reserve { first, len } => {
+                        allocator.reserve(first..=first + len);
+                        let end = SPACE.min(first + len + 1);
+                        // What is allocated there comes back when it is freed.
+                        free[first as usize..end as usize].fill(false);
+                        None
+                    }
+                };
+                if let Some((iova, size)) = taken {
+                    free[iova as usize..(iova + size) as usize].fill(false);
+                    allocations.push((iova, size));
+                }
+                // Whole: no two free ranges touch, and each address is free in both or in neither.
+                let ranges: Vec<_> = allocator.free_ranges().collect();
+                for pair in ranges.windows(2) {
+                    prop_assert!(pair[0].end() + 1 < *pair[1].start());
+                }
+                for at in 0..SPACE {
+                    let here = ranges.iter().any(|range| range.contains(&at));
+                    prop_assert_eq!(here, free[at as usize], "at {}", at);
+                }
+            }
+        }
+    }
+}

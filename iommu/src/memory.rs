@@ -410,3 +410,6 @@ atomics! {
     AtomicU32, u32, load_u32, store_u32;
     AtomicU64, u64, load_u64, store_u64;
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,10 +316,10 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                             // What becomes of an overlap is not laid down, but it stays in place.
                             let contents = real.contents();
                             for (file, content) in contents.iter().enumerate() {
-                                for at in 0..FILE_SIZE {
+                                for (at, &byte) in content.iter().enumerate() {
                                     prop_assert!(
                                         target.contains(&(file, at))
-                                            || content[at] == model.files[file][at]
+                                            || byte == model.files[file][at]
                                     );
                                 }
                             }

@@ -1,0 +1,5 @@
+//! Functions over every backend, and containers, against a device of ours.
+
+mod backends;
+mod containers;
+mod device;
