@@ -6,7 +6,8 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use igb::{EITR, Value};
+use igb::Value;
+use igb::interrupt::{Direction, Entry};
 use iommu::function::FunctionError;
 use iommu::interrupt::InterruptSet;
 
@@ -72,17 +73,31 @@ impl<W: Window> Interrupts<W> {
         regs.read::<W::Eicr>().map(drop)
     }
 
-    /// Sets auto-clear, auto-mask and throttling of every vector.
+    /// Sets auto-clear, auto-mask and throttling of every vector, and routes the causes: those of the
+    /// queue pair to [`QUEUE_VECTOR`], all others to [`OTHER_VECTOR`] (datasheet 7.3.2).
     ///
     /// # Errors
     ///
     /// The function is gone.
-    pub fn set_up(&mut self, regs: &Registers, interval_us: u32) -> Result<(), FunctionError> {
+    pub fn set_up(
+        &mut self,
+        regs: &Registers,
+        queue: u32,
+        interval_us: u32,
+    ) -> Result<(), FunctionError> {
+        for direction in [Direction::Rx, Direction::Tx] {
+            let entry = Entry::of_queue(W::KIND, queue, direction);
+            regs.update::<W::Ivar>(entry.index, |ivar| {
+                Value::from_raw(entry.with_vector(ivar.raw(), Some(QUEUE_VECTOR)))
+            })?;
+        }
+        let other = Entry::of_other(W::KIND).with_vector(0, Some(OTHER_VECTOR));
+        regs.write::<W::IvarMisc>(Value::from_raw(other))?;
         self.mask_all(regs)?;
         self.armed = 0;
         regs.write::<W::Eiac>(Value::from_raw(Self::bits()))?;
         regs.write::<W::Eiam>(Value::from_raw(Self::bits()))?;
-        let throttle = Value::from_raw(0).with(EITR::INTERVAL, interval_us);
+        let throttle = Value::from_raw(igb::interrupt::eitr(interval_us));
         regs.write_at::<W::Eitr>(QUEUE_VECTOR, throttle)?;
         regs.write_at::<W::Eitr>(OTHER_VECTOR, Value::from_raw(0))
     }

@@ -3,12 +3,14 @@
 //! - [`registers`]: register access by type, through traps or shared pages alike.
 //! - [`ring`]: transmit and receive rings, which know descriptors and no other hardware, keep a
 //!   trusted shadow of what they wrote, and believe nothing that they read back.
+//! - [`config`]: configuration space.
 //! - [`queue`]: a queue pair of a function: a ring of each kind, its registers and doorbells.
 //! - [`window`]: where PF and VF find the same registers.
 //! - [`interrupt`]: MSI-X vectors as eventfds.
 //! - [`netdev`]: what a network stack sees of either driver.
 #![forbid(unsafe_code)]
 
+pub mod config;
 mod error;
 pub mod interrupt;
 pub mod netdev;

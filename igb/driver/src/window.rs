@@ -72,16 +72,20 @@ windows! {
     /// Extended Interrupt Throttle, one per vector.
     Eitr: EITR = EITR, VTEITR;
     @per_vector
-    /// Extended Interrupt Cause Set, one bit per vector.
+    /// Vectors of the queues.
+    Ivar = IVAR, VTIVAR;
+    /// Vector of all other causes.
+    IvarMisc = IVAR_MISC, VTIVAR_MISC;
+    /// Extended Interrupt Cause Set, one bit for each vector.
     Eics = EICS, VTEICS;
-    /// Extended Interrupt Mask Set, one bit per vector.
+    /// Extended Interrupt Mask Set, one bit for each vector.
     Eims = EIMS, VTEIMS;
-    /// Extended Interrupt Mask Clear, one bit per vector.
+    /// Extended Interrupt Mask Clear, one bit for each vector.
     Eimc = EIMC, VTEIMC;
-    /// Extended Interrupt Auto Clear, one bit per vector.
+    /// Extended Interrupt Auto Clear, one bit for each vector.
     Eiac = EIAC, VTEIAC;
-    /// Extended Interrupt Auto Mask, one bit per vector.
+    /// Extended Interrupt Auto Mask, one bit for each vector.
     Eiam = EIAM, VTEIAM;
-    /// Extended Interrupt Cause, one bit per vector.
+    /// Extended Interrupt Cause, one bit for each vector.
     Eicr = EICR, VTEICR;
 }

@@ -1,0 +1,119 @@
+//! Requests through the hardware's own mailbox, for pairs without a mediator, and resets of VFs.
+
+use igb::mailbox::{PfReply, WORDS, Words};
+use igb::{MBVFICR, P2VMAILBOX, VFLRE, VMBMEM, Value};
+
+use crate::driver::PfDriver;
+use crate::error::PfError;
+use crate::vport::{MAX_VFS, Phase};
+
+/// How often the PF tries to get hold of a mailbox that its VF holds.
+const LOCK_TRIES: u32 = 10;
+
+impl PfDriver {
+    /// Takes back to its start every VF that was reset (datasheet 8.14 VFLRE; 4.2.2.1 FLR).
+    pub(crate) fn handle_vf_resets(&mut self) -> Result<(), PfError> {
+        let events = self.regs.read::<VFLRE>()?;
+        if events.raw() == 0 {
+            return Ok(());
+        }
+        self.regs.write(events)?;
+        for vf in 0..MAX_VFS {
+            if events.get(VFLRE::VFLRE) & 1 << vf != 0 {
+                log::debug!("VF {vf} was reset");
+                self.arbiter.switch.reset_vf(vf);
+            }
+        }
+        self.commit()
+    }
+
+    /// Answers every VF that has a message in its mailbox. With a mediator there is nobody who may:
+    /// such a message came around it.
+    pub(crate) fn serve_mailboxes(&mut self) -> Result<(), PfError> {
+        let causes = self.regs.read::<MBVFICR>()?;
+        if causes.raw() == 0 {
+            return Ok(());
+        }
+        self.regs.write(causes)?;
+        for vf in 0..MAX_VFS {
+            if causes.get(MBVFICR::VFREQ) & 1 << vf == 0 {
+                continue;
+            }
+            if self.channel.is_some() {
+                log::warn!("VF {vf} used the hardware mailbox behind the mediator; not answered");
+                continue;
+            }
+            self.serve_mailbox(vf)?;
+        }
+        Ok(())
+    }
+
+    fn serve_mailbox(&mut self, vf: u8) -> Result<(), PfError> {
+        self.mailbox_requests += 1;
+        let Some(words) = self.read_mailbox(vf)? else {
+            log::warn!("VF {vf} holds its mailbox after sending; message dropped");
+            return Ok(());
+        };
+        let before = self.arbiter.switch.clone();
+        let (_, reply) = self.arbiter.mailbox(vf.into(), &words);
+        if self.arbiter.switch != before {
+            self.commit()?;
+        }
+        self.write_mailbox(vf, &reply)
+    }
+
+    fn lock_mailbox(&mut self, vf: u8) -> Result<bool, PfError> {
+        let own = Value::<P2VMAILBOX>::from_raw(0).set(P2VMAILBOX::PFU);
+        for _ in 0..LOCK_TRIES {
+            self.regs.write_at(vf.into(), own)?;
+            if self
+                .regs
+                .read_at::<P2VMAILBOX>(vf.into())?
+                .has(P2VMAILBOX::PFU)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn read_mailbox(&mut self, vf: u8) -> Result<Option<Words>, PfError> {
+        if !self.lock_mailbox(vf)? {
+            return Ok(None);
+        }
+        let mut words = [0; WORDS];
+        for (n, word) in (0..).zip(&mut words) {
+            let index = u32::from(vf) * WORDS as u32 + n;
+            *word = self.regs.read_at::<VMBMEM>(index)?.raw();
+        }
+        let received = Value::<P2VMAILBOX>::from_raw(0)
+            .set(P2VMAILBOX::ACK)
+            .set(P2VMAILBOX::PFU);
+        self.regs.write_at(vf.into(), received)?;
+        Ok(Some(words))
+    }
+
+    /// Writes a message while the mailbox is held, and rings; that lets it go. All words are written:
+    /// nothing that lay there before reaches the VF.
+    fn write_mailbox(&mut self, vf: u8, reply: &PfReply) -> Result<(), PfError> {
+        for (n, word) in (0..).zip(reply.encode()) {
+            let index = u32::from(vf) * WORDS as u32 + n;
+            self.regs.write_at(index, Value::<VMBMEM>::from_raw(word))?;
+        }
+        let ring = Value::<P2VMAILBOX>::from_raw(0).set(P2VMAILBOX::STS);
+        Ok(self.regs.write_at(vf.into(), ring)?)
+    }
+
+    /// Tells a VF that something changed (PF_CONTROL): it looks at the link, or begins anew.
+    pub(crate) fn ping_mailbox(&mut self, vf: u8) -> Result<(), PfError> {
+        let cts = self
+            .arbiter
+            .switch
+            .vport(vf)
+            .is_some_and(|vport| vport.phase == Phase::Active);
+        if self.lock_mailbox(vf)? {
+            self.write_mailbox(vf, &PfReply::Control { cts })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! The state file: what a PF driver that comes back needs to go on with VFs that are still enabled.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::PfError;
+use crate::vport::NicSwitch;
+
+/// Version of the file's format.
+const VERSION: u32 = 1;
+
+/// The content of a state file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    version: u32,
+    /// The NIC switch with every VPort and filter.
+    pub switch: NicSwitch,
+}
+
+impl State {
+    /// The state to save.
+    #[must_use]
+    pub fn of(switch: &NicSwitch) -> Self {
+        Self {
+            version: VERSION,
+            switch: switch.clone(),
+        }
+    }
+
+    /// Reads a state file. `None` if there is none, or none that can be believed: an old driver then
+    /// starts anew, which is always safe.
+    ///
+    /// # Errors
+    ///
+    /// [`PfError::State`] if the file is there and cannot be read.
+    pub fn load(path: &Path) -> Result<Option<Self>, PfError> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(PfError::State {
+                    what: "read",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        let state = match serde_json::from_slice::<Self>(&text) {
+            Ok(state) if state.version == VERSION && state.switch.is_sound() => Some(state),
+            Ok(_) => {
+                log::warn!("the state file {} is not sound; ignored", path.display());
+                None
+            }
+            Err(error) => {
+                log::warn!("the state file {} is ignored: {error}", path.display());
+                None
+            }
+        };
+        Ok(state)
+    }
+
+    /// Writes the state file whole or not at all: to a file beside it, which then takes its name.
+    ///
+    /// # Errors
+    ///
+    /// [`PfError::State`]; the old file is still there.
+    pub fn save(&self, path: &Path) -> Result<(), PfError> {
+        let write = || {
+            let beside = path.with_extension("new");
+            let text = serde_json::to_vec_pretty(self)?;
+            let mut file = File::create(&beside)?;
+            file.write_all(&text)?;
+            file.sync_data()?;
+            std::fs::rename(&beside, path)
+        };
+        write().map_err(|source| PfError::State {
+            what: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use igb::frame::MacAddress;
+
+    use super::*;
+    use crate::policy::{PortVlan, VfPolicy};
+
+    fn switch() -> NicSwitch {
+        let mut switch = NicSwitch::new(MacAddress([2, 0, 0, 0, 0, 1]));
+        switch.create_switch().unwrap();
+        for vlan in [None, Some(PortVlan { vid: 7, qos: 3 })] {
+            let vf = switch.allocate_vf().unwrap();
+            let policy = VfPolicy {
+                vlan,
+                ..VfPolicy::default()
+            };
+            switch.create_vport(vf, policy).unwrap();
+            switch.set_filters(vf).unwrap();
+        }
+        switch.macs.add(1, MacAddress([2, 0, 0, 0, 9, 9])).unwrap();
+        switch.vport_mut(0).unwrap().multicast.insert(0xABC);
+        switch
+    }
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        assert_eq!(State::load(&path).unwrap(), None);
+        let state = State::of(&switch());
+        state.save(&path).unwrap();
+        state.save(&path).unwrap();
+        assert_eq!(State::load(&path).unwrap(), Some(state));
+        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(files.len(), 1, "nothing is left beside the file");
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        State::of(&switch()).save(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for damage in [
+            text[..text.len() / 2].to_owned(),
+            text.replace("\"version\": 1", "\"version\": 2"),
+            text.replace("\"vid\": 7", "\"vid\": 4095"),
+            text.replace("02:00:00:00:09:09", "01:00:00:00:09:09"),
+            String::new(),
+        ] {
+            assert_ne!(damage, text);
+            std::fs::write(&path, damage).unwrap();
+            assert_eq!(State::load(&path).unwrap(), None);
+        }
+    }
+}
