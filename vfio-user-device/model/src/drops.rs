@@ -61,12 +61,10 @@ drop_reasons! {
     TooManyDescriptors = "too-many-descriptors",
     /// A descriptor that makes no sense (type, zero length, reserved bits).
     BadDescriptor = "bad-descriptor",
-    /// A segmentation request that cannot be carried out.
-    BadSegmentation = "bad-segmentation",
+    /// Segmentation (TSE), which the card does not carry out.
+    Segmentation = "segmentation",
     /// A checksum request whose offsets lie outside the frame's header.
     BadChecksumContext = "bad-checksum-context",
-    /// More transmit credit used than TX rate limiting leaves a queue of frames for.
-    RateLimited = "rate-limited",
     /// The sender was reset or disabled with the frame in flight.
     Aborted = "aborted",
 }

@@ -54,8 +54,50 @@ pub struct Fault {
     pub cause: FaultCause,
 }
 
-/// Faults kept in one [`Events`]; later ones are counted only.
+/// Faults, and halts, kept in one [`Events`]; later ones are counted only.
 pub const FAULTS_KEPT: usize = 16;
+
+/// Why a ring was halted. It stays so until software disables and enables it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HaltReason {
+    /// DMA for it failed.
+    Fault,
+    /// Its length is 0, too large or no multiple of 128 bytes.
+    RingLength,
+    /// Its base is not aligned, or the ring wraps around the end of the address space.
+    RingBase,
+    /// Its head lies outside.
+    Head,
+    /// Its tail lies outside.
+    Tail,
+}
+
+impl HaltReason {
+    /// The reason as reports spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            HaltReason::Fault => "dma-fault",
+            HaltReason::RingLength => "ring-length",
+            HaltReason::RingBase => "ring-base",
+            HaltReason::Head => "head-outside",
+            HaltReason::Tail => "tail-outside",
+        }
+    }
+}
+
+/// A ring that was halted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// Whose ring.
+    pub function: FunctionId,
+    /// The function's own queue number.
+    pub queue: u8,
+    /// Which of the queue's rings.
+    pub ring: Ring,
+    /// Why.
+    pub reason: HaltReason,
+}
 
 /// Frames and bytes that crossed a port since the last [`Events::clear`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +130,8 @@ pub struct PortEvents {
     pub drops: DropCounters,
     /// DMA faults.
     pub faults: u64,
+    /// Rings halted.
+    pub halts: u64,
 }
 
 /// Everything that happened since the last [`Events::clear`].
@@ -97,19 +141,18 @@ pub struct Events {
     pub(crate) version: u64,
     /// Receive queues (card numbers) with a cause.
     pub(crate) rx_causes: u16,
-    /// Receive queues that ran out of descriptors.
-    pub(crate) rx_overruns: u16,
     /// Transmit queues with a cause.
     pub(crate) tx_causes: u16,
-    /// Pools that sent a spoofed frame.
-    pub(crate) wvbr: u8,
-    /// Sizes of frames from the wire: see [`crate::control`]'s statistics.
+    /// Transmit queues (card numbers) that sent a spoofed frame.
+    pub(crate) wvbr: u16,
+    /// Sizes of frames from the wire: the classes are those of the statistics.
     pub(crate) wire_rx_sizes: [u64; SIZE_CLASSES],
     /// Sizes of frames to the wire.
     pub(crate) wire_tx_sizes: [u64; SIZE_CLASSES],
     pub(crate) functions: [PortEvents; FUNCTION_COUNT],
     pub(crate) uplink: PortEvents,
     pub(crate) faults: SmallVec<[Fault; 2]>,
+    pub(crate) halts: SmallVec<[Halt; 2]>,
     dirty: bool,
 }
 
@@ -163,6 +206,12 @@ impl Events {
         &self.faults
     }
 
+    /// The rings that were halted, at most [`FAULTS_KEPT`]; [`PortEvents::halts`] counts all.
+    #[must_use]
+    pub fn halts(&self) -> &[Halt] {
+        &self.halts
+    }
+
     /// For writing: notes that there is something to absorb.
     pub(crate) fn port_mut(&mut self, port: Port) -> &mut PortEvents {
         self.dirty = true;
@@ -184,6 +233,13 @@ impl Events {
         self.port_mut(Port::Function(fault.function)).faults += 1;
         if self.faults.len() < FAULTS_KEPT {
             self.faults.push(fault);
+        }
+    }
+
+    pub(crate) fn halt(&mut self, halt: Halt) {
+        self.port_mut(Port::Function(halt.function)).halts += 1;
+        if self.halts.len() < FAULTS_KEPT {
+            self.halts.push(halt);
         }
     }
 

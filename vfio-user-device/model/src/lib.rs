@@ -10,12 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod config_space;
 mod control;
 mod datapath;
 mod drops;
 mod effects;
 mod events;
 mod host;
+mod msix;
 mod report;
 
 pub use config::Config;
@@ -23,6 +25,6 @@ pub use control::{CardRegion, CardSettings, Control, MailboxMode};
 pub use datapath::{DataPath, Progress};
 pub use drops::{DropCounters, DropReason};
 pub use effects::{Effects, FunctionSet};
-pub use events::{Direction, Events, FAULTS_KEPT, Fault, Port, PortEvents, Ring};
+pub use events::{Direction, Events, FAULTS_KEPT, Fault, Halt, HaltReason, Port, PortEvents, Ring};
 pub use host::{ControlHost, CopyFault, DataHost, DmaFault, FaultCause, QueuePage, Signal};
 pub use report::{PortReport, Snapshot};

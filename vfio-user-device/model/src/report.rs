@@ -4,7 +4,7 @@ use igb::FunctionId;
 use igb::function::FUNCTION_COUNT;
 
 use crate::drops::DropCounters;
-use crate::events::{Events, Fault, Port, PortEvents};
+use crate::events::{Events, Fault, Halt, Port, PortEvents};
 
 /// What crossed a port since the card was made. Resets do not clear it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct PortReport {
     pub faults: u64,
     /// The latest fault.
     pub last_fault: Option<Fault>,
+    /// Rings halted.
+    pub halts: u64,
+    /// The latest ring that was halted.
+    pub last_halt: Option<Halt>,
     /// Resets of the function.
     pub resets: u64,
 }
@@ -30,7 +34,7 @@ pub struct PortReport {
 /// The state of the card for a report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    functions: [PortReport; FUNCTION_COUNT],
+    pub(crate) functions: [PortReport; FUNCTION_COUNT],
     /// The wire.
     pub uplink: PortReport,
     /// VFs enabled now.
@@ -58,6 +62,9 @@ impl Snapshot {
         for fault in events.faults() {
             self.functions[fault.function.slot()].last_fault = Some(*fault);
         }
+        for halt in events.halts() {
+            self.functions[halt.function.slot()].last_halt = Some(*halt);
+        }
     }
 }
 
@@ -69,5 +76,6 @@ impl PortReport {
         self.tx_bytes = self.tx_bytes.wrapping_add(events.tx_bytes);
         self.drops.merge(&events.drops);
         self.faults = self.faults.wrapping_add(events.faults);
+        self.halts = self.halts.wrapping_add(events.halts);
     }
 }

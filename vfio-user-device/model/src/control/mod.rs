@@ -1,18 +1,41 @@
 //! What software sees of the card.
 
+mod bank;
+mod digest;
+mod interrupt;
+mod mailbox;
+mod nvm;
+mod pci;
+mod phy;
+mod publish;
+mod rate;
+mod region;
+mod registers;
+mod reset;
+mod statistics;
+
 use std::sync::Arc;
 
-use igb::function::FunctionKind;
-use igb::{FunctionId, MacAddress};
+use igb::function::{FUNCTION_COUNT, QUEUE_COUNT, VF_COUNT};
+use igb::{DTXCTL, FunctionId, ICR, MacAddress, RTTBCNRC, Value, WVBR};
+
+pub use region::CardRegion;
 
 use crate::config::Config;
-use crate::effects::Effects;
-use crate::events::Events;
+use crate::config_space::{ConfigSpace, pf_config_space, vf_config_space};
+use crate::effects::{Effects, FunctionSet};
+use crate::events::{Events, Ring};
 use crate::host::ControlHost;
+use crate::msix::MsixTable;
 use crate::report::Snapshot;
+use bank::Bank;
+use interrupt::Interrupts;
+use mailbox::Mailboxes;
+use nvm::Nvm;
+use phy::Phy;
 
 /// Whether the hardware's own channel between VF and PF works.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MailboxMode {
     /// Mailbox memory reads 0, REQ, ACK and VFU do not stick; reset indications work.
     #[default]
@@ -32,147 +55,169 @@ pub struct CardSettings {
     pub link_up: bool,
 }
 
-/// A region of a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CardRegion {
-    /// BAR0: registers.
-    Bar0,
-    /// PF BAR1: flash.
-    Flash,
-    /// PF BAR2: the I/O window onto BAR0.
-    Io,
-    /// BAR3: MSI-X table and PBA.
-    Msix,
-    /// Configuration space.
-    Config,
-}
-
 /// The card's control state.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Control {
+    bank: Bank,
+    nvm: Nvm,
+    phy: Phy,
+    interrupts: Interrupts,
+    mailboxes: Mailboxes,
+    pf_config: ConfigSpace,
+    vf_configs: [ConfigSpace; VF_COUNT as usize],
+    msix: [MsixTable; FUNCTION_COUNT],
+    /// VFs enabled.
+    vfs: u8,
+    link_up: bool,
+    now: u64,
+    /// Bits of VFLRE.
+    vflre: u32,
+    /// RTTBCNRC of each queue.
+    rates: [Value<RTTBCNRC>; QUEUE_COUNT as usize],
+    /// The offset in IOADDR of BAR2.
+    io_address: u32,
+    epochs: [u64; FUNCTION_COUNT],
+    /// The first configuration version after the latest reset of each function.
+    reset_versions: [u64; FUNCTION_COUNT],
     config: Arc<Config>,
+    config_stale: bool,
     report: Snapshot,
-}
-
-impl CardRegion {
-    /// The region at a VFIO region index of a function of this kind.
-    #[must_use]
-    pub fn from_vfio_index(kind: FunctionKind, index: u32) -> Option<Self> {
-        match (kind, index) {
-            (_, 0) => Some(CardRegion::Bar0),
-            (FunctionKind::Physical, 1) => Some(CardRegion::Flash),
-            (FunctionKind::Physical, 2) => Some(CardRegion::Io),
-            (_, 3) => Some(CardRegion::Msix),
-            (_, 7) => Some(CardRegion::Config),
-            _ => None,
-        }
-    }
-
-    /// Bytes of the region.
-    #[must_use]
-    pub fn size(self, kind: FunctionKind) -> u64 {
-        let _ = kind;
-        0
-    }
 }
 
 impl Control {
     /// A card after power-up.
     #[must_use]
     pub fn new(settings: CardSettings) -> Self {
-        let _ = settings;
-        Self {
+        let mut control = Self {
+            bank: Bank::new(),
+            nvm: Nvm::new(settings.mac),
+            phy: Phy::new(),
+            interrupts: Interrupts::new(),
+            mailboxes: Mailboxes::new(settings.mailbox),
+            pf_config: pf_config_space(),
+            vf_configs: std::array::from_fn(|_| vf_config_space()),
+            msix: std::array::from_fn(|slot| {
+                let function = FunctionId::from_slot(slot).unwrap_or(FunctionId::PF);
+                MsixTable::new(function.vectors())
+            }),
+            vfs: 0,
+            link_up: settings.link_up,
+            now: 0,
+            vflre: 0,
+            rates: [Value::default(); QUEUE_COUNT as usize],
+            io_address: 0,
+            epochs: [0; FUNCTION_COUNT],
+            reset_versions: [0; FUNCTION_COUNT],
             config: Arc::default(),
-            report: Snapshot::default(),
-        }
+            config_stale: true,
+            report: Snapshot {
+                link_up: settings.link_up,
+                ..Snapshot::default()
+            },
+        };
+        control.reset_registers();
+        control
     }
 
     /// It is `now_ns` (monotonic, any origin). Fires the interrupts whose throttling has ended.
     /// Every other call happens at the latest time given here.
     pub fn advance(&mut self, now_ns: u64, host: &mut dyn ControlHost) {
-        let _ = (now_ns, host);
+        self.now = self.now.max(now_ns);
+        self.interrupts.advance(self.now, &self.bank, host);
     }
 
     /// When [`Self::advance`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        None
-    }
-
-    /// Read a region of a function. Any offset and length; what does not exist reads 0.
-    pub fn read(
-        &mut self,
-        function: FunctionId,
-        region: CardRegion,
-        offset: u64,
-        data: &mut [u8],
-        host: &mut dyn ControlHost,
-    ) -> Effects {
-        let _ = (function, region, offset, host);
-        data.fill(0);
-        Effects::NONE
-    }
-
-    /// Write a region of a function. Any offset and length; what does not exist ignores it.
-    pub fn write(
-        &mut self,
-        function: FunctionId,
-        region: CardRegion,
-        offset: u64,
-        data: &[u8],
-        host: &mut dyn ControlHost,
-    ) -> Effects {
-        let _ = (function, region, offset, data, host);
-        Effects::NONE
-    }
-
-    /// Function-level reset.
-    pub fn reset_function(&mut self, function: FunctionId, host: &mut dyn ControlHost) -> Effects {
-        let _ = (function, host);
-        Effects::NONE
+        self.interrupts.next_deadline()
     }
 
     /// The link came or went.
     pub fn set_link(&mut self, up: bool, host: &mut dyn ControlHost) -> Effects {
-        let _ = (up, host);
-        Effects::NONE
+        if up == self.link_up {
+            return Effects::NONE;
+        }
+        self.link_up = up;
+        self.report.link_up = up;
+        self.config_stale = true;
+        self.interrupts
+            .raise_other(ICR::LSC.mask(), &self.bank, host);
+        Effects {
+            publish: true,
+            ..Effects::NONE
+        }
     }
 
-    /// Take in what the data path did; the caller clears `events` afterwards.
+    /// Take in what the data path did; the caller clears `events` afterwards. Causes of a function
+    /// that was reset since the data path saw its configuration are dropped; what was counted stays.
     pub fn absorb(&mut self, events: &Events, host: &mut dyn ControlHost) {
-        let _ = host;
+        if events.is_empty() {
+            return;
+        }
+        statistics::absorb(&mut self.bank, events);
         self.report.absorb(events);
+        if events.wvbr != 0 {
+            let wvbr = self.bank.get::<WVBR>();
+            let queues = wvbr.get(WVBR::QUEUES) | u32::from(events.wvbr);
+            self.bank.set(wvbr.with(WVBR::QUEUES, queues));
+            if self.bank.get::<DTXCTL>().has(DTXCTL::SPOOF_INT) {
+                self.interrupts
+                    .raise_other(ICR::DOUTSYNC.mask(), &self.bank, host);
+            }
+        }
+        if !events.halts().is_empty() && self.bank.get::<DTXCTL>().has(DTXCTL::OUT_OF_SYNC_ENABLE) {
+            self.interrupts
+                .raise_other(ICR::DOUTSYNC.mask(), &self.bank, host);
+        }
+        for (ring, queues) in [(Ring::Rx, events.rx_causes), (Ring::Tx, events.tx_causes)] {
+            for queue in (0..QUEUE_COUNT).filter(|queue| queues & 1 << queue != 0) {
+                let Some((function, _)) = self.queue_owner(queue) else {
+                    continue;
+                };
+                if events.version >= self.reset_versions[function.slot()] {
+                    self.interrupts
+                        .raise_queue(function, ring, queue, &self.bank, host);
+                }
+            }
+        }
     }
 
-    /// The configuration for the data path.
-    #[must_use]
-    pub fn config(&self) -> Arc<Config> {
+    /// The configuration for the data path; built anew only if something changed.
+    pub fn config(&mut self) -> Arc<Config> {
+        if self.config_stale {
+            self.config_stale = false;
+            self.config = Arc::new(self.build_config(self.next_version()));
+        }
         Arc::clone(&self.config)
+    }
+
+    /// The version that the next configuration to be built will have.
+    fn next_version(&self) -> u64 {
+        self.config.version + 1
     }
 
     /// VFs enabled now.
     #[must_use]
     pub fn num_vfs_enabled(&self) -> u8 {
-        self.report.vfs
+        self.vfs
     }
 
-    /// Surprise removal of the VFs: clears VF Enable.
-    pub fn stop_sriov(&mut self, host: &mut dyn ControlHost) -> Effects {
-        let _ = host;
-        Effects::NONE
+    /// Whether a function exists now: the PF always, a VF while it is enabled.
+    #[must_use]
+    pub fn is_enabled(&self, function: FunctionId) -> bool {
+        function.vf_index().is_none_or(|vf| vf < self.vfs)
     }
 
     /// Deliver MSI-X vectors that are pending, after vectors of `function` got a listener or were
     /// unmasked.
     pub fn retry_pending(&mut self, function: FunctionId, host: &mut dyn ControlHost) {
-        let _ = (function, host);
+        self.interrupts.retry_pending(function, host);
     }
 
     /// Whether the function's INTx line is asserted, for a client that unmasks it.
     #[must_use]
     pub fn intx_asserted(&self, function: FunctionId) -> bool {
-        let _ = function;
-        false
+        self.interrupts.intx_asserted(function)
     }
 
     /// Counters for a report.
@@ -181,11 +226,23 @@ impl Control {
         &self.report
     }
 
-    /// A digest of all state that belongs to one function: its configuration space, registers,
-    /// interrupts, mailbox and filters. Equal states give equal digests.
-    #[must_use]
-    pub fn digest(&self, function: FunctionId) -> u64 {
-        let _ = function;
-        0
+    fn queue_owner(&self, queue: u32) -> Option<(FunctionId, u32)> {
+        let (vf, own) = igb::function::queue_of_vf(queue)?;
+        Some(if vf < self.vfs {
+            (FunctionId::vf(vf), own)
+        } else {
+            (FunctionId::PF, queue)
+        })
+    }
+
+    /// The data path must learn of a change that concerns these functions' queues.
+    fn republish(&mut self, functions: FunctionSet) -> Effects {
+        self.config_stale = true;
+        Effects {
+            publish: true,
+            sync: functions,
+            kick: !functions.is_empty(),
+            ..Effects::NONE
+        }
     }
 }
