@@ -50,9 +50,14 @@ impl Kind {
     /// The kind of a request.
     pub fn of(body: &RequestBody) -> Self {
         match *body {
-            RequestBody::Mailbox(words) => Self::Mailbox { message: (words[0] & igb::mailbox::ID_MASK) as u16 },
+            RequestBody::Mailbox(words) => Self::Mailbox {
+                message: (words[0] & igb::mailbox::ID_MASK) as u16,
+            },
             RequestBody::ReadBlock { block, length } => Self::ReadBlock { block, length },
-            RequestBody::WriteBlock { block, data } => Self::WriteBlock { block, length: data.len() as u8 },
+            RequestBody::WriteBlock { block, data } => Self::WriteBlock {
+                block,
+                length: data.len() as u8,
+            },
         }
     }
 }
@@ -202,23 +207,36 @@ pub struct Audit {
 impl Audit {
     /// A log that keeps nothing.
     pub fn none() -> Self {
-        Self { shared: None, writer: None }
+        Self {
+            shared: None,
+            writer: None,
+        }
     }
 
     /// Append to a file, which only the owner may read.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        let file: File = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let file: File = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)?;
         Self::to_writer(file)
     }
 
     /// Write to anything.
     pub fn to_writer(mut out: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let of_thread = Arc::clone(&shared);
         let writer = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || write_all(&of_thread, &mut out))?;
-        Ok(Self { shared: Some(shared), writer: Some(writer) })
+        Ok(Self {
+            shared: Some(shared),
+            writer: Some(writer),
+        })
     }
 
     /// Add a record. Never waits.
@@ -248,7 +266,9 @@ impl Drop for Audit {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn write_all(shared: &Shared, out: &mut dyn Write) {
@@ -258,7 +278,10 @@ fn write_all(shared: &Shared, out: &mut dyn Write) {
         let (records, closed) = {
             let mut queue = shared.lock();
             while queue.waiting.is_empty() && !queue.closed {
-                queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = shared
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             lost += std::mem::take(&mut queue.dropped);
             (std::mem::take(&mut queue.waiting), queue.closed)
@@ -327,24 +350,56 @@ mod tests {
     fn a_full_disk_costs_records_but_nothing_else() {
         let (written, full) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(true)));
         let (attempts, attempted) = mpsc::channel();
-        let audit =
-            Audit::to_writer(Disk { written: Arc::clone(&written), full: Arc::clone(&full), attempts }).unwrap();
+        let audit = Audit::to_writer(Disk {
+            written: Arc::clone(&written),
+            full: Arc::clone(&full),
+            attempts,
+        })
+        .unwrap();
         audit.record(Event::PfConnected);
         attempted.recv().unwrap();
         *full.lock().unwrap() = false;
-        audit.record(Event::Attach { slot: 1, generation: 2 });
+        audit.record(Event::Attach {
+            slot: 1,
+            generation: 2,
+        });
         drop(audit);
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
-        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!((&lines[0]["event"], &lines[0]["records"]), (&"dropped".into(), &1.into()), "{text}");
-        assert_eq!((&lines[1]["event"], &lines[1]["slot"]), (&"attach".into(), &1.into()), "{text}");
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(
+            (&lines[0]["event"], &lines[0]["records"]),
+            (&"dropped".into(), &1.into()),
+            "{text}"
+        );
+        assert_eq!(
+            (&lines[1]["event"], &lines[1]["slot"]),
+            (&"attach".into(), &1.into()),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_request_record_says_what_but_not_the_content() {
-        let body = RequestBody::WriteBlock { block: 64, data: mediator_protocol::BlockData::new(&[0xAB; 9]).unwrap() };
-        let event = Event::Request { slot: 0, generation: 3, id: 4, kind: Kind::of(&body), verdict: "Denied", latency_us: 5 };
-        let line = serde_json::to_value(Line { time: 1.5, event: &event }).unwrap();
+        let body = RequestBody::WriteBlock {
+            block: 64,
+            data: mediator_protocol::BlockData::new(&[0xAB; 9]).unwrap(),
+        };
+        let event = Event::Request {
+            slot: 0,
+            generation: 3,
+            id: 4,
+            kind: Kind::of(&body),
+            verdict: "Denied",
+            latency_us: 5,
+        };
+        let line = serde_json::to_value(Line {
+            time: 1.5,
+            event: &event,
+        })
+        .unwrap();
         let expected = serde_json::json!({
             "time": 1.5, "event": "request", "slot": 0, "generation": 3, "id": 4,
             "kind": "write-block", "block": 64, "length": 9, "verdict": "Denied", "latency_us": 5,

@@ -150,7 +150,10 @@ impl Channel {
                 *superseded = true;
             }
         }
-        let origin = Origin::Mailbox { word0: words[0], superseded: false };
+        let origin = Origin::Mailbox {
+            word0: words[0],
+            superseded: false,
+        };
         self.ask(RequestBody::Mailbox(words), origin, now, host);
     }
 
@@ -174,7 +177,11 @@ impl Channel {
                 host.notify();
             }
             Some(Started::Abandoned) => {
-                if let Some(n) = self.outstanding.iter().position(|o| o.origin == Origin::Block) {
+                if let Some(n) = self
+                    .outstanding
+                    .iter()
+                    .position(|o| o.origin == Origin::Block)
+                {
                     let asked = self.outstanding.remove(n);
                     self.time_out(asked, now, host);
                 }
@@ -198,15 +205,27 @@ impl Channel {
             None
         };
         let id = host.next_id();
-        let request = Request { vf: self.vf, generation: self.generation, id, body };
-        let refusal = refusal.or_else(|| (!host.send(ToPf::Request(request))).then_some(Status::PfGone));
+        let request = Request {
+            vf: self.vf,
+            generation: self.generation,
+            id,
+            body,
+        };
+        let refusal =
+            refusal.or_else(|| (!host.send(ToPf::Request(request))).then_some(Status::PfGone));
         if let Some(status) = refusal {
             self.record(host, id, kind, status, 0);
             return self.answer(origin, status, ReplyBody::Empty, host);
         }
         let deadline = matches!(origin, Origin::Mailbox { .. })
             .then(|| now.saturating_add(u64::from(self.limits.mailbox_deadline_ms) * MILLISECOND));
-        self.outstanding.push(Outstanding { id, origin, kind, asked_at: now, deadline });
+        self.outstanding.push(Outstanding {
+            id,
+            origin,
+            kind,
+            asked_at: now,
+            deadline,
+        });
     }
 
     // ---- what the PF driver does ----
@@ -215,7 +234,10 @@ impl Channel {
     pub fn pf_offered(&mut self, link_up: bool, host: &mut dyn Host) {
         self.pf_ready = true;
         if self.attached {
-            host.send(ToPf::Attached { vf: self.vf, generation: self.generation });
+            host.send(ToPf::Attached {
+                vf: self.vf,
+                generation: self.generation,
+            });
         }
         self.link(link_up, self.speed, host);
     }
@@ -232,13 +254,20 @@ impl Channel {
             .then(|| self.outstanding.iter().position(|o| o.id == reply.id))
             .flatten();
         let Some(n) = matching else {
-            return host.record(Event::StaleReply { slot: self.vf, generation: reply.generation, id: reply.id });
+            return host.record(Event::StaleReply {
+                slot: self.vf,
+                generation: reply.generation,
+                id: reply.id,
+            });
         };
         let asked = self.outstanding.remove(n);
         let (status, body) = match check(asked.origin, asked.kind, reply) {
             Some(body) => (reply.status, body),
             None => {
-                host.record(Event::MalformedReply { slot: self.vf, id: reply.id });
+                host.record(Event::MalformedReply {
+                    slot: self.vf,
+                    id: reply.id,
+                });
                 (Status::Invalid, ReplyBody::Empty)
             }
         };
@@ -251,7 +280,10 @@ impl Channel {
     /// Config blocks have changed.
     pub fn invalidate(&mut self, generation: u32, mask: u64, host: &mut dyn Host) {
         if generation != self.generation {
-            return log::debug!("VF {}: stale invalidation of generation {generation} dropped", self.vf);
+            return log::debug!(
+                "VF {}: stale invalidation of generation {generation} dropped",
+                self.vf
+            );
         }
         if self.blocks.invalidate(mask) && self.blocks.in_use() {
             host.notify();
@@ -293,8 +325,18 @@ impl Channel {
 
     fn time_out(&mut self, asked: Outstanding, now: u64, host: &mut dyn Host) {
         // The VF did not wait for a superseded request and takes it as done: it may still succeed.
-        if !matches!(asked.origin, Origin::Mailbox { superseded: true, .. }) {
-            host.send(ToPf::Expired { vf: self.vf, generation: self.generation, id: asked.id });
+        if !matches!(
+            asked.origin,
+            Origin::Mailbox {
+                superseded: true,
+                ..
+            }
+        ) {
+            host.send(ToPf::Expired {
+                vf: self.vf,
+                generation: self.generation,
+                id: asked.id,
+            });
         }
         self.finish(asked, Status::TimedOut, ReplyBody::Empty, now, host);
     }
@@ -304,7 +346,13 @@ impl Channel {
     /// The VF was reset and downstream has completed it: a new generation begins.
     pub fn reset(&mut self, cause: ResetCause, now: u64, host: &mut dyn Host) {
         for asked in std::mem::take(&mut self.outstanding) {
-            self.record(host, asked.id, asked.kind, Status::Reset, now.saturating_sub(asked.asked_at));
+            self.record(
+                host,
+                asked.id,
+                asked.kind,
+                Status::Reset,
+                now.saturating_sub(asked.asked_at),
+            );
         }
         self.generation = self.generation.wrapping_add(1);
         self.mailbox.reset();
@@ -313,18 +361,32 @@ impl Channel {
         } else {
             self.blocks.reset(self.generation);
         }
-        host.record(Event::Reset { slot: self.vf, generation: self.generation, cause: cause.name() });
+        host.record(Event::Reset {
+            slot: self.vf,
+            generation: self.generation,
+            cause: cause.name(),
+        });
         if self.pf_ready {
-            host.send(ToPf::Reset { vf: self.vf, generation: self.generation, cause });
+            host.send(ToPf::Reset {
+                vf: self.vf,
+                generation: self.generation,
+                cause,
+            });
         }
     }
 
     /// A tenant is on the VF.
     pub fn attach(&mut self, host: &mut dyn Host) {
         self.attached = true;
-        host.record(Event::Attach { slot: self.vf, generation: self.generation });
+        host.record(Event::Attach {
+            slot: self.vf,
+            generation: self.generation,
+        });
         if self.pf_ready {
-            host.send(ToPf::Attached { vf: self.vf, generation: self.generation });
+            host.send(ToPf::Attached {
+                vf: self.vf,
+                generation: self.generation,
+            });
         }
     }
 
@@ -332,9 +394,15 @@ impl Channel {
     pub fn detach(&mut self, now: u64, host: &mut dyn Host) {
         self.answer_all(Status::TornDown, now, host);
         self.attached = false;
-        host.record(Event::Detach { slot: self.vf, generation: self.generation });
+        host.record(Event::Detach {
+            slot: self.vf,
+            generation: self.generation,
+        });
         if self.pf_ready {
-            host.send(ToPf::Detached { vf: self.vf, generation: self.generation });
+            host.send(ToPf::Detached {
+                vf: self.vf,
+                generation: self.generation,
+            });
         }
     }
 
@@ -352,14 +420,32 @@ impl Channel {
 
     // ---- answers ----
 
-    fn finish(&mut self, asked: Outstanding, status: Status, body: ReplyBody, now: u64, host: &mut dyn Host) {
-        self.record(host, asked.id, asked.kind, status, now.saturating_sub(asked.asked_at));
+    fn finish(
+        &mut self,
+        asked: Outstanding,
+        status: Status,
+        body: ReplyBody,
+        now: u64,
+        host: &mut dyn Host,
+    ) {
+        self.record(
+            host,
+            asked.id,
+            asked.kind,
+            status,
+            now.saturating_sub(asked.asked_at),
+        );
         self.answer(asked.origin, status, body, host);
     }
 
     fn answer(&mut self, origin: Origin, status: Status, body: ReplyBody, host: &mut dyn Host) {
         match (origin, body) {
-            (Origin::Mailbox { superseded: true, .. }, _) => {}
+            (
+                Origin::Mailbox {
+                    superseded: true, ..
+                },
+                _,
+            ) => {}
             (Origin::Mailbox { word0, .. }, body) => {
                 let words = match body {
                     ReplyBody::Mailbox(words) => words,
@@ -395,7 +481,11 @@ impl Channel {
         let (count, recorded) = &mut self.refusals;
         *count += 1;
         if recorded.is_none_or(|at| now.saturating_sub(at) >= REFUSALS_RECORDED_EVERY) {
-            host.record(Event::RateLimited { slot: self.vf, generation: self.generation, requests: *count });
+            host.record(Event::RateLimited {
+                slot: self.vf,
+                generation: self.generation,
+                requests: *count,
+            });
             self.refusals = (0, Some(now));
         }
     }
@@ -417,7 +507,9 @@ fn check(origin: Origin, kind: Kind, reply: &Reply) -> Option<ReplyBody> {
             fits(words, word0).then_some(ReplyBody::Mailbox(*words))
         }
         (Origin::Block, ReplyBody::Block(data)) => match kind {
-            Kind::ReadBlock { length, .. } if !data.is_empty() && data.len() <= usize::from(length) => {
+            Kind::ReadBlock { length, .. }
+                if !data.is_empty() && data.len() <= usize::from(length) =>
+            {
                 Some(ReplyBody::Block(*data))
             }
             _ => None,

@@ -1,7 +1,9 @@
 //! The BAR that the mediator adds to each VF, as a pure state machine. Layout and rules:
 //! [`mediator_protocol::bar`].
 
-use mediator_protocol::bar::{BUFFER, BUFFER_SIZE, BarFeatures, Command, MAGIC, Register, StatusRegister, VERSION};
+use mediator_protocol::bar::{
+    BUFFER, BUFFER_SIZE, BarFeatures, Command, MAGIC, Register, StatusRegister, VERSION,
+};
 use mediator_protocol::{BlockData, RequestBody, Status};
 
 /// What a write to COMMAND asks for.
@@ -62,7 +64,9 @@ impl ConfigBlock {
         if let Some(at) = offset.checked_sub(BUFFER) {
             return self.buffer.get(at as usize).copied().unwrap_or(0);
         }
-        let Some(register) = Register::at(offset & !3) else { return 0 };
+        let Some(register) = Register::at(offset & !3) else {
+            return 0;
+        };
         let value = match register {
             Register::Magic => MAGIC,
             Register::Version => VERSION,
@@ -97,7 +101,9 @@ impl ConfigBlock {
         let mut started = None;
         for (n, bytes) in data.chunks_exact(4).enumerate() {
             let value = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            started = self.write_register(offset + 4 * n as u64, value).or(started);
+            started = self
+                .write_register(offset + 4 * n as u64, value)
+                .or(started);
         }
         started
     }
@@ -124,9 +130,14 @@ impl ConfigBlock {
             self.status = self.status.with_overrun();
             return Started::Refused(Status::Busy);
         }
-        let data = usize::try_from(self.length).ok().and_then(|length| self.buffer.get(..length));
+        let data = usize::try_from(self.length)
+            .ok()
+            .and_then(|length| self.buffer.get(..length));
         let body = match (command, data) {
-            (Ok(Command::Read), Some([_, ..])) => RequestBody::ReadBlock { block: self.block, length: self.length as u8 },
+            (Ok(Command::Read), Some([_, ..])) => RequestBody::ReadBlock {
+                block: self.block,
+                length: self.length as u8,
+            },
             (Ok(Command::Write), Some(data @ [_, ..])) => RequestBody::WriteBlock {
                 block: self.block,
                 data: BlockData::new(data).expect("the buffer is as long as the largest block"),
@@ -211,7 +222,13 @@ mod tests {
         assert_eq!(read(&bar, Register::Magic), MAGIC);
         assert_eq!(read(&bar, Register::Generation), 7);
         let started = start(&mut bar, Command::Read as u32, 1, 28);
-        assert_eq!(started, Started::Request(RequestBody::ReadBlock { block: 1, length: 28 }));
+        assert_eq!(
+            started,
+            Started::Request(RequestBody::ReadBlock {
+                block: 1,
+                length: 28
+            })
+        );
         assert!(status(&bar).is_busy());
         bar.finish(Status::Ok, Some(&[1, 2, 3]));
         assert_eq!(status(&bar).verdict(), Ok(Some(Status::Ok)));
@@ -223,9 +240,23 @@ mod tests {
 
     #[test]
     fn lengths_and_commands_outside_the_rules_are_invalid() {
-        for (command, length) in [(1, 0), (1, 129), (1, u32::MAX), (2, 0), (2, 129), (0, 4), (4, 4), (0x8000_0001, 4), (3, 4)] {
+        for (command, length) in [
+            (1, 0),
+            (1, 129),
+            (1, u32::MAX),
+            (2, 0),
+            (2, 129),
+            (0, 4),
+            (4, 4),
+            (0x8000_0001, 4),
+            (3, 4),
+        ] {
             let mut bar = ConfigBlock::new(1);
-            assert_eq!(start(&mut bar, command, 0, length), Started::Refused(Status::Invalid), "{command} {length}");
+            assert_eq!(
+                start(&mut bar, command, 0, length),
+                Started::Refused(Status::Invalid),
+                "{command} {length}"
+            );
             assert_eq!(status(&bar).verdict(), Ok(Some(Status::Invalid)));
         }
     }
@@ -238,15 +269,24 @@ mod tests {
         write(&mut bar, Register::BlockId, 2);
         write(&mut bar, Register::Length, 100);
         bar.write(BUFFER, &[6; 4]);
-        assert_eq!((read(&bar, Register::BlockId), read(&bar, Register::Length)), (64, 4));
-        assert_eq!(write(&mut bar, Register::Command, 1), Some(Started::Refused(Status::Busy)));
+        assert_eq!(
+            (read(&bar, Register::BlockId), read(&bar, Register::Length)),
+            (64, 4)
+        );
+        assert_eq!(
+            write(&mut bar, Register::Command, 1),
+            Some(Started::Refused(Status::Busy))
+        );
         assert!(status(&bar).is_busy() && status(&bar).overrun());
         bar.finish(Status::Denied, None);
         assert_eq!(status(&bar).verdict(), Ok(Some(Status::Denied)));
         assert!(status(&bar).overrun());
         start(&mut bar, Command::Read as u32, 0, 4);
         assert!(!status(&bar).overrun());
-        assert_eq!(write(&mut bar, Register::Command, Command::Abandon as u32), Some(Started::Abandoned));
+        assert_eq!(
+            write(&mut bar, Register::Command, Command::Abandon as u32),
+            Some(Started::Abandoned)
+        );
     }
 
     #[test]
@@ -254,9 +294,21 @@ mod tests {
         let mut bar = ConfigBlock::new(1);
         assert!(bar.invalidate(1 << 40 | 2));
         assert!(!bar.invalidate(2));
-        assert_eq!((read(&bar, Register::InvalidatedLo), read(&bar, Register::InvalidatedHi)), (2, 1 << 8));
+        assert_eq!(
+            (
+                read(&bar, Register::InvalidatedLo),
+                read(&bar, Register::InvalidatedHi)
+            ),
+            (2, 1 << 8)
+        );
         write(&mut bar, Register::InvalidatedLo, 2);
-        assert_eq!((read(&bar, Register::InvalidatedLo), read(&bar, Register::InvalidatedHi)), (0, 1 << 8));
+        assert_eq!(
+            (
+                read(&bar, Register::InvalidatedLo),
+                read(&bar, Register::InvalidatedHi)
+            ),
+            (0, 1 << 8)
+        );
         assert!(bar.invalidate(2));
     }
 

@@ -1,8 +1,37 @@
-//! The hypervisor's part of an SR-IOV pair: a virtual PCI bus that relays VFs and mediates their channel.
+//! The hypervisor's part of an SR-IOV pair: a virtual PCI bus that relays VFs and mediates their
+//! channel to the PF driver.
+//!
+//! [`Mediator`] is the whole; what it is made of:
+//! - pure state machines, without I/O and clocks: [`mailbox`] and [`config_block`] (what a VF sees),
+//!   [`limits`] (what it may ask), and [`channel`], which joins them with deadlines, generations and
+//!   teardown;
+//! - the bus: `slot` (a VF's life and threads), `relay` (the VF as its client sees it),
+//!   `config_space`, `dma` (DMA messages), [`nic`] (where VFs come from);
+//! - its peers: `pf` (the PF driver's connection), [`control`], [`audit`].
+//!
+//! The mediator can refuse a request, never grant one, and it does not look into config blocks. No
+//! reply to a VF's client ever waits for the PF driver, and no lock is held while something is sent
+//! to a peer that might not read.
 #![forbid(unsafe_code)]
 
 pub mod audit;
+mod bus;
 pub mod channel;
+pub mod clock;
 pub mod config_block;
+mod config_space;
+pub mod control;
+mod dma;
 pub mod limits;
 pub mod mailbox;
+mod mediator;
+pub mod nic;
+mod pf;
+mod relay;
+mod slot;
+mod socket;
+
+pub use bus::{SlotError, SlotInfo};
+pub use mediator::{Mediator, MediatorError, MediatorOptions};
+pub use slot::SlotState;
+pub use socket::SocketError;

@@ -27,7 +27,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { requests_per_second: 1000, burst: 256, outstanding: 8, mailbox_deadline_ms: 500, slots: 64 }
+        Self {
+            requests_per_second: 1000,
+            burst: 256,
+            outstanding: 8,
+            mailbox_deadline_ms: 500,
+            slots: 64,
+        }
     }
 }
 
@@ -69,24 +75,44 @@ pub enum LimitsError {
 impl Limits {
     /// Read a limits file.
     pub fn from_file(path: &Path) -> Result<Self, LimitsError> {
-        let text = fs::read_to_string(path).map_err(|source| LimitsError::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| LimitsError::Read {
+            path: path.into(),
+            source,
+        })?;
         Self::parse(&text, path)
     }
 
     /// Parse the content of the limits file `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, LimitsError> {
-        let limits: Self =
-            serde_json::from_str(text).map_err(|source| LimitsError::Parse { path: path.into(), source })?;
+        let limits: Self = serde_json::from_str(text).map_err(|source| LimitsError::Parse {
+            path: path.into(),
+            source,
+        })?;
         let checks = [
-            ("requests_per_second", limits.requests_per_second, 1..=1_000_000, "1 to 1000000"),
+            (
+                "requests_per_second",
+                limits.requests_per_second,
+                1..=1_000_000,
+                "1 to 1000000",
+            ),
             ("burst", limits.burst, 1..=1_000_000, "1 to 1000000"),
             ("outstanding", limits.outstanding, 1..=64, "1 to 64"),
-            ("mailbox_deadline_ms", limits.mailbox_deadline_ms, 1..=900, "1 to 900"),
+            (
+                "mailbox_deadline_ms",
+                limits.mailbox_deadline_ms,
+                1..=900,
+                "1 to 900",
+            ),
             ("slots", limits.slots.into(), 1..=256, "1 to 256"),
         ];
         for (key, value, allowed, range) in checks {
             if !allowed.contains(&value) {
-                return Err(LimitsError::Range { path: path.into(), key, value, range });
+                return Err(LimitsError::Range {
+                    path: path.into(),
+                    key,
+                    value,
+                    range,
+                });
             }
         }
         Ok(limits)
@@ -110,7 +136,12 @@ impl Gate {
     /// A full bucket.
     pub fn new(limits: &Limits, now: u64) -> Self {
         let capacity = u64::from(limits.burst) * TOKEN;
-        Self { rate: limits.requests_per_second.into(), capacity, tokens: capacity, filled_at: now }
+        Self {
+            rate: limits.requests_per_second.into(),
+            capacity,
+            tokens: capacity,
+            filled_at: now,
+        }
     }
 
     /// Take a token at `now` (nanoseconds); false if there is none.
@@ -118,7 +149,10 @@ impl Gate {
         // `rate` tokens a second are `rate` billionths of a token per nanosecond.
         let elapsed = now.saturating_sub(self.filled_at);
         self.filled_at = self.filled_at.max(now);
-        self.tokens = self.tokens.saturating_add(elapsed.saturating_mul(self.rate)).min(self.capacity);
+        self.tokens = self
+            .tokens
+            .saturating_add(elapsed.saturating_mul(self.rate))
+            .min(self.capacity);
         if self.tokens < TOKEN {
             return false;
         }
@@ -135,7 +169,11 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn limits(requests_per_second: u32, burst: u32) -> Limits {
-        Limits { requests_per_second, burst, ..Limits::default() }
+        Limits {
+            requests_per_second,
+            burst,
+            ..Limits::default()
+        }
     }
 
     proptest! {
@@ -174,16 +212,29 @@ mod tests {
     fn the_file_may_give_any_subset() {
         let path = Path::new("limits.json");
         assert_eq!(Limits::parse("{}", path).unwrap(), Limits::default());
-        assert_eq!(Limits::parse(r#"{"burst": 3}"#, path).unwrap(), limits(1000, 3));
+        assert_eq!(
+            Limits::parse(r#"{"burst": 3}"#, path).unwrap(),
+            limits(1000, 3)
+        );
     }
 
     #[test]
     fn errors_name_the_file_and_the_key() {
-        let error = |text| Limits::parse(text, Path::new("limits.json")).unwrap_err().to_string();
+        let error = |text| {
+            Limits::parse(text, Path::new("limits.json"))
+                .unwrap_err()
+                .to_string()
+        };
         let unknown = error(r#"{"brust": 3}"#);
-        assert!(unknown.contains("limits.json") && unknown.contains("brust"), "{unknown}");
+        assert!(
+            unknown.contains("limits.json") && unknown.contains("brust"),
+            "{unknown}"
+        );
         let range = error(r#"{"outstanding": 0}"#);
-        assert!(range.contains("limits.json") && range.contains("outstanding is 0"), "{range}");
+        assert!(
+            range.contains("limits.json") && range.contains("outstanding is 0"),
+            "{range}"
+        );
         assert!(error(r#"{"mailbox_deadline_ms": 1000}"#).contains("mailbox_deadline_ms"));
         assert!(error(r#"{"burst": -1}"#).contains("limits.json"));
         assert!(error("").contains("limits.json"));

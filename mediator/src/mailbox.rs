@@ -16,7 +16,8 @@ const _: () = assert!(WORDS == MAILBOX_WORDS);
 pub const MEMORY: usize = WORDS * 4;
 
 /// Bits of V2PMAILBOX that a read clears.
-const READ_CLEAR: u32 = V2PMAILBOX::PFSTS.mask() | V2PMAILBOX::PFACK.mask() | V2PMAILBOX::RSTD.mask();
+const READ_CLEAR: u32 =
+    V2PMAILBOX::PFSTS.mask() | V2PMAILBOX::PFACK.mask() | V2PMAILBOX::RSTD.mask();
 /// Bits of V2PMAILBOX that come from the hardware below.
 const DOWNSTREAM: u32 = V2PMAILBOX::RSTI.mask() | V2PMAILBOX::RSTD.mask();
 
@@ -179,7 +180,11 @@ impl Mailbox {
     pub fn verdict(&self, request: u32, ok: bool) -> MailboxWords {
         let verdict = if ok { ACK } else { NACK };
         // RESET's answer carries no CTS, as Linux's igb has it.
-        let cts = if self.cts && MessageId::of(request) != Some(MessageId::Reset) { CTS } else { 0 };
+        let cts = if self.cts && MessageId::of(request) != Some(MessageId::Reset) {
+            CTS
+        } else {
+            0
+        };
         MailboxWords::new(&[verdict | cts | request & (ID_MASK | INFO_MASK)]).expect("one word")
     }
 
@@ -262,12 +267,22 @@ mod tests {
     fn igbvf_reset_sequence() {
         let mut mailbox = Mailbox::default();
         assert_eq!(ask(&mut mailbox, RESET)[0], RESET);
-        assert_eq!(read(&mut mailbox), PFACK, "acknowledged at once, VFU dropped");
+        assert_eq!(
+            read(&mut mailbox),
+            PFACK,
+            "acknowledged at once, VFU dropped"
+        );
         assert_eq!(read(&mut mailbox), 0, "read-to-clear");
-        assert_eq!(mailbox.answer(words(&[RESET | ACK, 0x3322_1100, 0x5544])), Delivery::Notify);
+        assert_eq!(
+            mailbox.answer(words(&[RESET | ACK, 0x3322_1100, 0x5544])),
+            Delivery::Notify
+        );
         assert_eq!(read(&mut mailbox), PFSTS);
         assert_eq!(mailbox.write_v2p(VFU), Written::default());
-        assert_eq!([word(&mailbox, 0), word(&mailbox, 1), word(&mailbox, 2)], [RESET | ACK, 0x3322_1100, 0x5544]);
+        assert_eq!(
+            [word(&mailbox, 0), word(&mailbox, 1), word(&mailbox, 2)],
+            [RESET | ACK, 0x3322_1100, 0x5544]
+        );
         assert_eq!(mailbox.write_v2p(ACKED), Written::default());
         assert_eq!(read(&mut mailbox), 0);
     }
@@ -279,9 +294,16 @@ mod tests {
         read(&mut mailbox);
         mailbox.write_v2p(VFU);
         assert_eq!(mailbox.answer(words(&[RESET | ACK])), Delivery::Wait);
-        assert_eq!((word(&mailbox, 0), read(&mut mailbox)), (RESET, VFU), "nothing under the VF's hands");
+        assert_eq!(
+            (word(&mailbox, 0), read(&mut mailbox)),
+            (RESET, VFU),
+            "nothing under the VF's hands"
+        );
         assert!(mailbox.write_v2p(0).notify);
-        assert_eq!((word(&mailbox, 0), read(&mut mailbox)), (RESET | ACK, PFSTS));
+        assert_eq!(
+            (word(&mailbox, 0), read(&mut mailbox)),
+            (RESET | ACK, PFSTS)
+        );
     }
 
     #[test]
@@ -289,7 +311,11 @@ mod tests {
         let mut mailbox = Mailbox::default();
         mailbox.clear_to_send();
         ask(&mut mailbox, 5);
-        assert_eq!(mailbox.control(), Delivery::Wait, "the VF waits for its answer, not for this");
+        assert_eq!(
+            mailbox.control(),
+            Delivery::Wait,
+            "the VF waits for its answer, not for this"
+        );
         assert_eq!(mailbox.control(), Delivery::Wait);
         mailbox.answer(words(&[5 | ACK | CTS]));
         assert_eq!(word(&mailbox, 0), 5 | ACK | CTS);
@@ -307,7 +333,11 @@ mod tests {
         mailbox.answer(words(&[5 | ACK | CTS]));
         assert_eq!(mailbox.control(), Delivery::Notify, "the interrupt alone");
         assert_eq!(word(&mailbox, 0), 5 | ACK | CTS);
-        assert_eq!(mailbox.control(), Delivery::Wait, "a storm makes one interrupt");
+        assert_eq!(
+            mailbox.control(),
+            Delivery::Wait,
+            "a storm makes one interrupt"
+        );
     }
 
     #[test]
@@ -358,7 +388,8 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0u32..256).prop_map(Step::Write),
-            (0usize..80, prop::collection::vec(any::<u8>(), 0..80)).prop_map(|(at, data)| Step::Memory(at, data)),
+            (0usize..80, prop::collection::vec(any::<u8>(), 0..80))
+                .prop_map(|(at, data)| Step::Memory(at, data)),
             any::<u32>().prop_map(Step::Read),
             prop::collection::vec(any::<u32>(), 1..=WORDS).prop_map(Step::Answer),
             Just(Step::Control),

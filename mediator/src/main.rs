@@ -1,0 +1,225 @@
+//! The mediator's program.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use mediator::audit::Audit;
+use mediator::control::{self, ControlAnswer, ControlRequest, EJECT_TIMEOUT};
+use mediator::limits::Limits;
+use mediator::nic::SocketNic;
+use mediator::{Mediator, MediatorOptions, SlotInfo};
+use mediator_protocol::Token;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The hypervisor's part of an SR-IOV pair.
+///
+/// It offers the VFs of a card to virtual machines, each on a vfio-user socket of its own, and
+/// carries what a VF asks to the PF driver: validated, bounded, rate-limited and logged. It can
+/// refuse, never grant.
+#[derive(Parser)]
+#[command(name = "mediator", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a mediator until SIGTERM or SIGINT.
+    #[command(after_long_help = "\
+Example:
+  vfio-user-device --socket-dir run/nic
+  mediator run --nic run/nic --socket-dir run/vm --pf-socket run/pf-channel.sock --control run/ctl.sock
+  pf-driver run --device vfio-user:run/nic/pf.sock --mediator run/pf-channel.sock --vfs 2
+  qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"run/vm/vf0.sock\"}}'
+
+A VF's socket appears in --socket-dir once the PF driver has offered the VF and the card has it, and
+goes when the VF is ejected, revoked, or disabled by the PF driver.
+
+Limits file (JSON; every key may be left out):
+  {\"requests_per_second\": 1000, \"burst\": 256, \"outstanding\": 8,
+   \"mailbox_deadline_ms\": 500, \"slots\": 64}
+
+Logs go to stderr; RUST_LOG=debug shows more.")]
+    Run(RunArgs),
+    /// Ask a running mediator.
+    Ctl(CtlArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Directory of the card's sockets (vf0.sock, ...).
+    #[arg(long, value_name = "DIR")]
+    nic: PathBuf,
+    /// Directory in which the VFs' sockets for the virtual machines appear (vf0.sock, ...); made
+    /// with mode 0700 if it does not exist.
+    #[arg(long, value_name = "DIR")]
+    socket_dir: PathBuf,
+    /// Socket to which the PF driver connects. One PF driver at a time, of the same user.
+    #[arg(long, value_name = "SOCK")]
+    pf_socket: PathBuf,
+    /// Limits of every VF, as JSON; see below.
+    #[arg(long, value_name = "FILE")]
+    limits: Option<PathBuf>,
+    /// Append one JSON line per request, reset, tenant and refusal to this file. Never contains
+    /// what a request says.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+    /// Only a PF driver that was started with a file of the same content may connect.
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
+    /// Socket for `mediator ctl`.
+    #[arg(long, value_name = "SOCK")]
+    control: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CtlArgs {
+    /// The mediator's control socket.
+    #[arg(long, value_name = "SOCK")]
+    control: PathBuf,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: CtlCommand,
+}
+
+#[derive(Subcommand)]
+enum CtlCommand {
+    /// Show every slot.
+    List,
+    /// Ask the guest to let go of a VF; take it away when the time is up. Returns when it is gone.
+    Eject {
+        /// Slot number, which is the VF's.
+        slot: u16,
+        /// How long the guest may take.
+        #[arg(long, value_name = "SECONDS", default_value_t = EJECT_TIMEOUT.as_secs_f64())]
+        timeout: f64,
+    },
+    /// Take a VF away at once. Returns when it is gone.
+    Revoke {
+        /// Slot number, which is the VF's.
+        slot: u16,
+    },
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Ctl(args) => ctl(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mediator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: RunArgs) -> Result<()> {
+    // First, so that a signal during start-up is not lost.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot catch signals")?;
+    if !args.nic.is_dir() {
+        bail!(
+            "--nic {}: no such directory; start the card first (vfio-user-device --socket-dir)",
+            args.nic.display()
+        );
+    }
+    let mut options = MediatorOptions::new(Arc::new(SocketNic::new(&args.nic)));
+    options.socket_dir = Some(args.socket_dir);
+    options.pf_socket = Some(args.pf_socket);
+    options.control_socket = args.control;
+    if let Some(path) = &args.limits {
+        options.limits = Limits::from_file(path)?;
+    }
+    if let Some(path) = &args.token {
+        options.token = Some(read_token(path)?);
+    }
+    if let Some(path) = &args.audit {
+        options.audit = Audit::to_file(path)
+            .with_context(|| format!("cannot write the audit log {}", path.display()))?;
+    }
+    let mediator = Mediator::start(options)?;
+    log::info!("ready");
+    if let Some(signal) = signals.forever().next() {
+        log::info!("stopping on signal {signal}");
+    }
+    drop(mediator);
+    Ok(())
+}
+
+fn read_token(path: &Path) -> Result<Token> {
+    let content = std::fs::read(path)
+        .with_context(|| format!("cannot read the token file {}", path.display()))?;
+    if content.trim_ascii().is_empty() {
+        bail!("the token file {} is empty", path.display());
+    }
+    Ok(Token::from_secret(&content))
+}
+
+fn ctl(args: CtlArgs) -> Result<()> {
+    let request = match args.command {
+        CtlCommand::List => ControlRequest::List,
+        CtlCommand::Eject { slot, timeout } => {
+            let timeout = Duration::try_from_secs_f64(timeout)
+                .context("--timeout is not a time in seconds")?;
+            let timeout_ms = u64::try_from(timeout.as_millis()).context("--timeout is too long")?;
+            ControlRequest::Eject {
+                slot,
+                timeout_ms: Some(timeout_ms),
+            }
+        }
+        CtlCommand::Revoke { slot } => ControlRequest::Revoke { slot },
+    };
+    let answer = control::ask(&args.control, request)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&answer)?);
+    }
+    match answer {
+        ControlAnswer::Error { error } => bail!("{error}"),
+        ControlAnswer::Slots { slots } if !args.json => print_slots(&slots),
+        ControlAnswer::Absent { slot, graceful } if !args.json => {
+            println!(
+                "slot {slot} is absent ({})",
+                if graceful {
+                    "the guest let go"
+                } else {
+                    "taken away"
+                }
+            );
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn print_slots(slots: &[SlotInfo]) {
+    println!(
+        "{:>4}  {:16}  {:9}  {:>10}  {:6}  {:7}  {:4}  SOCKET",
+        "SLOT", "SERIAL", "STATE", "GENERATION", "CLIENT", "PF", "LINK"
+    );
+    for slot in slots {
+        println!(
+            "{:>4}  {:16}  {:9}  {:>10}  {:6}  {:7}  {:4}  {}",
+            slot.slot,
+            slot.serial,
+            slot.state,
+            slot.generation,
+            if slot.attached { "yes" } else { "no" },
+            if slot.pf { "present" } else { "gone" },
+            if slot.link_up { "up" } else { "down" },
+            slot.socket
+                .as_deref()
+                .map_or_else(|| "-".into(), |path| path.display().to_string()),
+        );
+    }
+}
