@@ -1,6 +1,7 @@
 //! Which way of running the guest's code works on this machine.
 
 use std::fs::{self, OpenOptions};
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -47,7 +48,8 @@ struct Verdict {
 /// same.
 pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        eprintln!("VMs run on TCG: /dev/kvm: {error}");
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| eprintln!("VMs run on TCG: /dev/kvm: {error}"));
         return Ok(Accel::Tcg);
     }
     let _lock = dir.lock("accel.lock")?;
@@ -58,10 +60,11 @@ pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
         kernel: installation.kernel.release.clone(),
         accel: Accel::Kvm,
     };
-    let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let known = fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(known) = known.filter(|known: &Verdict| {
-        (&known.host, &known.qemu, &known.kernel)
-            == (&verdict.host, &verdict.qemu, &verdict.kernel)
+        (&known.host, &known.qemu, &known.kernel) == (&verdict.host, &verdict.qemu, &verdict.kernel)
     }) {
         return Ok(known.accel);
     }
@@ -75,7 +78,8 @@ pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
     match Vm::start(dir, installation, &config).and_then(Vm::shutdown) {
         Ok(()) => {}
         Err(error) => {
-            eprintln!("VMs run on TCG, because KVM does not boot the kernel: {error:#}");
+            let reason = error.root_cause();
+            eprintln!("VMs run on TCG, because KVM does not boot the kernel: {reason}");
             verdict.accel = Accel::Tcg;
         }
     }

@@ -36,7 +36,12 @@ impl Agent {
             "the guest agent speaks version {}, not {VERSION}",
             hello.version
         );
-        Ok(Self { stream, hello, next: 1, broken: false })
+        Ok(Self {
+            stream,
+            hello,
+            next: 1,
+            broken: false,
+        })
     }
 
     /// What the agent said first.
@@ -54,11 +59,17 @@ impl Agent {
         // An answer that is late, or in parts, must not be taken for another's.
         self.broken = true;
         let stream = self.stream.get_mut();
-        stream.set_write_timeout(Some(SLACK)).context("set a timeout")?;
+        stream
+            .set_write_timeout(Some(SLACK))
+            .context("set a timeout")?;
         stream.write_all(&line).context("send to the guest agent")?;
         let line = read_line(&mut self.stream, bound + SLACK).context("wait for an answer")?;
         let response: Response = serde_json::from_slice(&line).context("read an answer")?;
-        ensure!(response.id == id, "request {id} got the answer to {}", response.id);
+        ensure!(
+            response.id == id,
+            "request {id} got the answer to {}",
+            response.id
+        );
         self.broken = false;
         match response.outcome {
             Outcome::Ok(value) => serde_json::from_value(value).context("read a result"),
@@ -72,7 +83,10 @@ impl Agent {
 
     /// Loads a module and what it depends on; returns what was loaded now.
     pub fn load_module(&mut self, name: &str, params: &str) -> Result<Vec<String>> {
-        self.quick(Op::LoadModule { name: name.into(), params: params.into() })
+        self.quick(Op::LoadModule {
+            name: name.into(),
+            params: params.into(),
+        })
     }
 
     /// Unloads a module.
@@ -83,7 +97,13 @@ impl Agent {
     /// Runs a program of the guest; it is killed after `timeout`.
     pub fn run(&mut self, argv: &[&str], timeout: Duration) -> Result<RunResult> {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-        self.call(Op::Run { argv, timeout_ms: millis(timeout) }, timeout)
+        self.call(
+            Op::Run {
+                argv,
+                timeout_ms: millis(timeout),
+            },
+            timeout,
+        )
     }
 
     /// All network interfaces.
@@ -100,38 +120,73 @@ impl Agent {
 
     /// Changes an interface.
     pub fn link_set(&mut self, name: &str, change: LinkChange) -> Result<()> {
-        self.quick(Op::LinkSet { name: name.into(), change })
+        self.quick(Op::LinkSet {
+            name: name.into(),
+            change,
+        })
     }
 
     /// Sets an interface up.
     pub fn link_up(&mut self, name: &str) -> Result<()> {
-        self.link_set(name, LinkChange { up: Some(true), ..LinkChange::default() })
+        self.link_set(
+            name,
+            LinkChange {
+                up: Some(true),
+                ..LinkChange::default()
+            },
+        )
     }
 
     /// Sets an interface down.
     pub fn link_down(&mut self, name: &str) -> Result<()> {
-        self.link_set(name, LinkChange { up: Some(false), ..LinkChange::default() })
+        self.link_set(
+            name,
+            LinkChange {
+                up: Some(false),
+                ..LinkChange::default()
+            },
+        )
     }
 
     /// Sets the MAC address, `xx:xx:xx:xx:xx:xx`.
     pub fn set_mac(&mut self, name: &str, mac: &str) -> Result<()> {
-        self.link_set(name, LinkChange { mac: Some(mac.into()), ..LinkChange::default() })
+        self.link_set(
+            name,
+            LinkChange {
+                mac: Some(mac.into()),
+                ..LinkChange::default()
+            },
+        )
     }
 
     /// Sets the MTU, in bytes.
     pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<()> {
-        self.link_set(name, LinkChange { mtu: Some(mtu), ..LinkChange::default() })
+        self.link_set(
+            name,
+            LinkChange {
+                mtu: Some(mtu),
+                ..LinkChange::default()
+            },
+        )
     }
 
     /// Adds an IPv4 address.
     pub fn set_addr(&mut self, name: &str, ip: Ipv4Addr, prefix: u8) -> Result<()> {
-        self.quick(Op::SetAddr { name: name.into(), ip, prefix })
+        self.quick(Op::SetAddr {
+            name: name.into(),
+            ip,
+            prefix,
+        })
     }
 
     /// Adds VLAN interface `name` on `link`; loads module 8021q.
     pub fn add_vlan(&mut self, link: &str, vid: u16, name: &str) -> Result<()> {
         self.load_module("8021q", "")?;
-        self.quick(Op::AddVlan { link: link.into(), vid, name: name.into() })
+        self.quick(Op::AddVlan {
+            link: link.into(),
+            vid,
+            name: name.into(),
+        })
     }
 
     /// Waits for an interface to exist, with that carrier if one is named.
@@ -142,7 +197,14 @@ impl Agent {
         timeout: Duration,
     ) -> Result<Link> {
         let timeout_ms = millis(timeout);
-        self.call(Op::WaitLink { name: name.into(), carrier, timeout_ms }, timeout)
+        self.call(
+            Op::WaitLink {
+                name: name.into(),
+                carrier,
+                timeout_ms,
+            },
+            timeout,
+        )
     }
 
     /// Sends `count` echo requests of `size` bytes, `interval` apart.
@@ -156,7 +218,16 @@ impl Agent {
     ) -> Result<PingResult> {
         let (interval_ms, timeout_ms) = (millis(interval), millis(timeout));
         let bound = interval.max(timeout) * u32::from(count);
-        self.call(Op::Ping { addr, count, interval_ms, timeout_ms, size }, bound)
+        self.call(
+            Op::Ping {
+                addr,
+                count,
+                interval_ms,
+                timeout_ms,
+                size,
+            },
+            bound,
+        )
     }
 
     /// Opens a TCP listener that counts what it receives.
@@ -173,7 +244,15 @@ impl Agent {
         timeout: Duration,
         bound: Duration,
     ) -> Result<TcpResult> {
-        self.call(Op::TcpSend { addr, port, bytes, timeout_ms: millis(timeout) }, bound)
+        self.call(
+            Op::TcpSend {
+                addr,
+                port,
+                bytes,
+                timeout_ms: millis(timeout),
+            },
+            bound,
+        )
     }
 
     /// Reads a file of the guest.
@@ -183,7 +262,10 @@ impl Agent {
 
     /// Writes a file of the guest, sysfs included.
     pub fn write_file(&mut self, path: &str, content: &str) -> Result<()> {
-        self.quick(Op::WriteFile { path: path.into(), content: content.into() })
+        self.quick(Op::WriteFile {
+            path: path.into(),
+            content: content.into(),
+        })
     }
 
     /// The guest's kernel log.
@@ -213,12 +295,18 @@ pub(super) fn read_line(stream: &mut BufReader<UnixStream>, bound: Duration) -> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "no answer within {} s", bound.as_secs());
-        stream.get_ref().set_read_timeout(Some(left)).context("set a timeout")?;
+        stream
+            .get_ref()
+            .set_read_timeout(Some(left))
+            .context("set a timeout")?;
         let room = (MAX_LINE - line.len()) as u64;
         match stream.by_ref().take(room).read_until(b'\n', &mut line) {
             Ok(0) => bail!("the other end is gone"),
             Ok(_) if line.ends_with(b"\n") => return Ok(line),
-            Ok(_) => ensure!(line.len() < MAX_LINE, "a line of more than {MAX_LINE} bytes"),
+            Ok(_) => ensure!(
+                line.len() < MAX_LINE,
+                "a line of more than {MAX_LINE} bytes"
+            ),
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error).context("read"),

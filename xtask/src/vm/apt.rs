@@ -30,7 +30,12 @@ pub(super) struct Sources<'a> {
 impl Apt {
     /// An apt below `dir` with `sources`; without, with those of the host.
     pub(super) fn new(dir: &Path, sources: Option<&Sources<'_>>) -> Result<Self> {
-        for part in ["lists/partial", "cache/archives/partial", "sources", "preferences"] {
+        for part in [
+            "lists/partial",
+            "cache/archives/partial",
+            "sources",
+            "preferences",
+        ] {
             let part = dir.join(part);
             fs::create_dir_all(&part).with_context(|| format!("create {}", part.display()))?;
         }
@@ -43,7 +48,11 @@ impl Apt {
         let etc = match sources {
             None => String::new(),
             Some(sources) => {
-                let list: String = sources.suites.iter().map(|suite| sources.line(suite)).collect();
+                let list: String = sources
+                    .suites
+                    .iter()
+                    .map(|suite| sources.line(suite))
+                    .collect();
                 write("sources.list", list)?;
                 let at = dir.display();
                 format!(
@@ -56,14 +65,21 @@ impl Apt {
             }
         };
         let configuration = write("apt.conf", configuration(dir, &etc))?;
-        Ok(Self { dir: dir.into(), configuration })
+        Ok(Self {
+            dir: dir.into(),
+            configuration,
+        })
     }
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // Read after the host's own configuration, which is kept: it may name
         // a proxy.
-        command.arg("-c").arg(&self.configuration).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+            .arg("-c")
+            .arg(&self.configuration)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
         command
     }
 
@@ -84,7 +100,9 @@ impl Apt {
         progress: Progress<'_>,
     ) -> Result<Vec<PathBuf>> {
         let mut command = self.command("apt-get");
-        command.args(["-q", "-y", "-t", suite, "--download-only", "install"]).args(packages);
+        command
+            .args(["-q", "-y", "-t", suite, "--download-only", "install"])
+            .args(packages);
         watch(command, progress).with_context(|| format!("download {}", packages.join(", ")))?;
         archives(&self.dir.join("cache/archives"))
     }
@@ -98,7 +116,10 @@ impl Apt {
     ) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
         let mut command = self.command("apt-get");
-        command.args(["-q", "download"]).args(packages).current_dir(into);
+        command
+            .args(["-q", "download"])
+            .args(packages)
+            .current_dir(into);
         watch(command, progress).with_context(|| format!("download {}", packages.join(", ")))?;
         archives(into)
     }
@@ -122,9 +143,16 @@ impl Apt {
     pub(super) fn repositories(&self) -> Result<Vec<Repository>> {
         let mut command = self.command("apt-get");
         command
-            .args(["indextargets", "--format", "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"])
+            .args([
+                "indextargets",
+                "--format",
+                "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)",
+            ])
             .arg("Created-By: Packages");
-        Ok(output(command)?.lines().filter_map(Repository::parse).collect())
+        Ok(output(command)?
+            .lines()
+            .filter_map(Repository::parse)
+            .collect())
     }
 }
 
@@ -140,10 +168,17 @@ impl Sources<'_> {
 pub(super) fn host_repositories() -> Result<Vec<Repository>> {
     let mut command = Command::new("apt-get");
     command
-        .args(["indextargets", "--format", "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"])
+        .args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)",
+        ])
         .arg("Created-By: Packages")
         .stdin(Stdio::null());
-    Ok(output(command)?.lines().filter_map(Repository::parse).collect())
+    Ok(output(command)?
+        .lines()
+        .filter_map(Repository::parse)
+        .collect())
 }
 
 /// A repository as `apt-get indextargets` tells of it.
@@ -157,7 +192,11 @@ pub(super) struct Repository {
 impl Repository {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split('\t').map(str::to_owned);
-        Some(Self { origin: fields.next()?, label: fields.next()?, address: fields.next()? })
+        Some(Self {
+            origin: fields.next()?,
+            label: fields.next()?,
+            address: fields.next()?,
+        })
     }
 
     /// Whether this is Debian's main archive (not security, not a third party).
@@ -203,7 +242,9 @@ fn archives(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry.with_context(|| format!("read {}", dir.display()))?.path();
+        let path = entry
+            .with_context(|| format!("read {}", dir.display()))?
+            .path();
         if path.extension() == Some(OsStr::new("deb")) {
             found.push(path);
         }
@@ -216,15 +257,21 @@ fn archives(dir: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn unpack(archive: &Path, root: &Path) -> Result<()> {
     let mut command = Command::new("dpkg-deb");
     command.arg("-x").arg(archive).arg(root);
-    output(command).with_context(|| format!("unpack {}", archive.display())).map(drop)
+    output(command)
+        .with_context(|| format!("unpack {}", archive.display()))
+        .map(drop)
 }
 
 /// Name and version of the package in `archive`.
 pub(super) fn identity(archive: &Path) -> Result<(String, String)> {
     let mut command = Command::new("dpkg-deb");
-    command.args(["-W", "--showformat", "${Package}\t${Version}"]).arg(archive);
+    command
+        .args(["-W", "--showformat", "${Package}\t${Version}"])
+        .arg(archive);
     let text = output(command).with_context(|| format!("read {}", archive.display()))?;
-    let (name, version) = text.split_once('\t').context("dpkg-deb printed no version")?;
+    let (name, version) = text
+        .split_once('\t')
+        .context("dpkg-deb printed no version")?;
     Ok((name.to_owned(), version.trim().to_owned()))
 }
 
@@ -233,14 +280,21 @@ fn output(mut command: Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| missing(&program))?;
     if !output.status.success() {
-        bail!("{program}: {}: {}", output.status, complaint(&output.stderr));
+        bail!(
+            "{program}: {}: {}",
+            output.status,
+            complaint(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs an apt-get that tells of its progress on standard output.
 fn watch(mut command: Command, progress: Progress<'_>) -> Result<()> {
-    command.args(["-o", "APT::Status-Fd=1"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-o", "APT::Status-Fd=1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| missing("apt-get"))?;
     let stdout = child.stdout.take().context("no standard output")?;
     let mut stderr = child.stderr.take().context("no standard error")?;
@@ -265,14 +319,22 @@ fn watch(mut command: Command, progress: Progress<'_>) -> Result<()> {
 
 /// `dlstatus:ITEM:PERCENT:TEXT`.
 fn percentage(line: &str) -> Option<f64> {
-    line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()
+    line.strip_prefix("dlstatus:")?
+        .split(':')
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 /// The lines of apt's standard error that say something.
 fn complaint(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("E:")).collect();
-    if errors.is_empty() { text.trim().to_owned() } else { errors.join("; ") }
+    if errors.is_empty() {
+        text.trim().to_owned()
+    } else {
+        errors.join("; ")
+    }
 }
 
 fn missing(program: &str) -> String {
@@ -301,7 +363,10 @@ mod tests {
 
     #[test]
     fn progress_lines_are_told_from_the_rest() {
-        assert_eq!(percentage("dlstatus:3:41.5:Retrieving file 3 of 7"), Some(41.5));
+        assert_eq!(
+            percentage("dlstatus:3:41.5:Retrieving file 3 of 7"),
+            Some(41.5)
+        );
         assert_eq!(percentage("Get:1 something"), None);
         assert_eq!(percentage("dlstatus:x"), None);
     }
@@ -315,8 +380,11 @@ mod tests {
     #[test]
     fn a_source_line_names_its_keyring_and_keeps_verification() {
         let temp = tempfile::tempdir().unwrap();
-        let sources =
-            Sources { mirror: "http://m/d", suites: &["a", "b"], keyring: Path::new("/k.gpg") };
+        let sources = Sources {
+            mirror: "http://m/d",
+            suites: &["a", "b"],
+            keyring: Path::new("/k.gpg"),
+        };
         Apt::new(temp.path(), Some(&sources)).unwrap();
         let list = fs::read_to_string(temp.path().join("sources.list")).unwrap();
         assert_eq!(list.lines().count(), 2);

@@ -13,7 +13,10 @@ const TRAILER: &str = "TRAILER!!!";
 
 impl Archive {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::new(), inode: 0 }
+        Self {
+            bytes: Vec::new(),
+            inode: 0,
+        }
     }
 
     /// Adds a folder; parents first.
@@ -52,7 +55,8 @@ impl Archive {
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -106,7 +110,11 @@ mod tests {
         let mut archive = Archive::new();
         archive.folder("/a");
         for length in 0..9 {
-            archive.file(&format!("/a/{}", "n".repeat(length + 1)), 0o644, &vec![7; length]);
+            archive.file(
+                &format!("/a/{}", "n".repeat(length + 1)),
+                0o644,
+                &vec![7; length],
+            );
         }
         archive.device("/dev/console", 0o600, (5, 1));
         let entries = read(&archive.finish());

@@ -88,7 +88,12 @@ fn fetch(dir: &VmDir, args: &FetchArgs) -> Result<Installation> {
     };
     if let (Some(qemu), Some(kernel)) = (&own_qemu, &own_kernel) {
         let (qemu, kernel) = (qemu.clone(), kernel.clone());
-        return Ok(Installation { qemu, kernel, busybox: None, packages: Vec::new() });
+        return Ok(Installation {
+            qemu,
+            kernel,
+            busybox: None,
+            packages: Vec::new(),
+        });
     }
     ensure!(
         std::env::consts::ARCH == "x86_64",
@@ -109,17 +114,35 @@ fn fetch(dir: &VmDir, args: &FetchArgs) -> Result<Installation> {
         None => fetch_qemu(dir, &apt, &mut packages)?,
     };
     packages.sort();
-    Ok(Installation { qemu, kernel, busybox, packages })
+    Ok(Installation {
+        qemu,
+        kernel,
+        busybox,
+        packages,
+    })
 }
 
 fn named_kernel(image: &Path, modules: &Path) -> Result<Kernel> {
     let find = |path: &Path| {
-        path.canonicalize().with_context(|| format!("find {}", path.display()))
+        path.canonicalize()
+            .with_context(|| format!("find {}", path.display()))
     };
     let (image, modules) = (find(image)?, find(modules)?);
-    let release = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    ensure!(modules.join("kernel").is_dir(), "{} holds no kernel/", modules.display());
-    Ok(Kernel { image, modules, release })
+    let release = modules
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    ensure!(
+        modules.join("kernel").is_dir(),
+        "{} holds no kernel/",
+        modules.display()
+    );
+    Ok(Kernel {
+        image,
+        modules,
+        release,
+    })
 }
 
 /// An apt with up-to-date lists of both suites, and verified signatures.
@@ -130,7 +153,11 @@ fn private_apt(dir: &VmDir, args: &FetchArgs) -> Result<Apt> {
     };
     let suites = &[RELEASE, BACKPORTS];
     let try_with = |keyring: &Path| -> Result<Apt> {
-        let sources = Sources { mirror: &mirror, suites, keyring };
+        let sources = Sources {
+            mirror: &mirror,
+            suites,
+            keyring,
+        };
         let apt = Apt::new(&dir.join("apt"), Some(&sources))?;
         let bar = Step::begin("package lists");
         apt.update(&|percent| bar.at(percent))?;
@@ -138,12 +165,16 @@ fn private_apt(dir: &VmDir, args: &FetchArgs) -> Result<Apt> {
         Ok(apt)
     };
     if let Some(keyring) = &args.keyring {
-        let keyring = keyring.canonicalize().with_context(|| format!("find {}", keyring.display()));
+        let keyring = keyring
+            .canonicalize()
+            .with_context(|| format!("find {}", keyring.display()));
         return try_with(&keyring?);
     }
     let first = match host_keyring() {
         Some(keyring) => try_with(&keyring),
-        None => Err(anyhow::anyhow!("this system has no keyring of Debian's archive")),
+        None => Err(anyhow::anyhow!(
+            "this system has no keyring of Debian's archive"
+        )),
     };
     first.or_else(|reason| {
         // An older system's keyring may lack the keys of a later release; its
@@ -157,7 +188,10 @@ fn private_apt(dir: &VmDir, args: &FetchArgs) -> Result<Apt> {
 /// The address from which this system's apt takes Debian's packages.
 fn find_mirror(dir: &VmDir) -> Result<String> {
     let pick = |repositories: Vec<Repository>| {
-        repositories.into_iter().find(Repository::is_debian).map(|found| found.address)
+        repositories
+            .into_iter()
+            .find(Repository::is_debian)
+            .map(|found| found.address)
     };
     if let Some(address) = pick(apt::host_repositories()?) {
         return Ok(address);
@@ -181,7 +215,10 @@ fn find_mirror(dir: &VmDir) -> Result<String> {
 fn host_keyring() -> Option<PathBuf> {
     let folder = Path::new("/usr/share/keyrings");
     let names = ["debian-archive-keyring.pgp", "debian-archive-keyring.gpg"];
-    names.map(|name| folder.join(name)).into_iter().find(|path| path.exists())
+    names
+        .map(|name| folder.join(name))
+        .into_iter()
+        .find(|path| path.exists())
 }
 
 /// The newest keyring this system's own, verified sources have.
@@ -210,11 +247,7 @@ fn fetch_keyring(dir: &VmDir) -> Result<PathBuf> {
         .with_context(|| format!("{KEYRING_PACKAGE} holds no keyring"))
 }
 
-fn fetch_kernel(
-    dir: &VmDir,
-    apt: &Apt,
-    packages: &mut Vec<Package>,
-) -> Result<(Kernel, PathBuf)> {
+fn fetch_kernel(dir: &VmDir, apt: &Apt, packages: &mut Vec<Package>) -> Result<(Kernel, PathBuf)> {
     // The meta package depends on the image of the newest version.
     let depends = apt.field(RELEASE, KERNEL_PACKAGE, "Depends")?;
     let image = depends
@@ -237,7 +270,11 @@ fn fetch_kernel(
         release,
     };
     for path in [&kernel.image, &kernel.modules] {
-        ensure!(dir.join(path).exists(), "{image} holds no {}", path.display());
+        ensure!(
+            dir.join(path).exists(),
+            "{image} holds no {}",
+            path.display()
+        );
     }
     Ok((kernel, relative.join("usr/bin/busybox")))
 }
@@ -327,7 +364,10 @@ mod tests {
         fs::create_dir_all(&modules).unwrap();
         assert!(named_kernel(&image, &modules).is_err());
         fs::create_dir_all(modules.join("kernel")).unwrap();
-        assert_eq!(named_kernel(&image, &modules).unwrap().release, "6.12.0-test");
+        assert_eq!(
+            named_kernel(&image, &modules).unwrap().release,
+            "6.12.0-test"
+        );
         assert!(named_kernel(&temp.path().join("gone"), &modules).is_err());
     }
 
@@ -353,8 +393,10 @@ mod tests {
         };
         dir.record(&installation).unwrap();
         // A mirror that does not exist would fail, were it asked.
-        let args =
-            FetchArgs { mirror: Some("http://[::1]:1/none".into()), ..FetchArgs::default() };
+        let args = FetchArgs {
+            mirror: Some("http://[::1]:1/none".into()),
+            ..FetchArgs::default()
+        };
         assert_eq!(ensure_fetched(&dir, &args).unwrap(), installation);
     }
 }

@@ -25,16 +25,29 @@ pub(super) fn build_agent(dir: &VmDir) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "--release", "--package", "guest-agent", "--bin"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "guest-agent",
+            "--bin",
+        ])
         // With a target named, the flags below do not reach build scripts.
         .args(["guest-agent", "--target", TARGET, "--target-dir"])
         .arg(&target)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env(
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C strip=symbols",
+        )
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .output()
         .context("run cargo, to build the guest agent")?;
     if !output.status.success() {
-        bail!("the guest agent does not build: {}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "the guest agent does not build: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(target.join(TARGET).join("release/guest-agent"))
 }

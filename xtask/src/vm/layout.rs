@@ -33,7 +33,9 @@ impl VmDir {
     /// The folder at `path`, which is created.
     pub fn at(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("resolve {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -46,6 +48,11 @@ impl VmDir {
     pub fn lock(&self, name: &str) -> Result<Flock<File>> {
         let path = self.join(name);
         let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, _)) => file,
+        };
+        eprintln!("Waiting for another process that holds {}", path.display());
         Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, errno)| errno)
             .with_context(|| format!("lock {}", path.display()))
@@ -71,7 +78,10 @@ impl VmDir {
 
     /// Records `installation` for later calls.
     pub(super) fn record(&self, installation: &Installation) -> Result<()> {
-        let stamp = Stamp { version: STAMP_VERSION, installation: installation.clone() };
+        let stamp = Stamp {
+            version: STAMP_VERSION,
+            installation: installation.clone(),
+        };
         let text = serde_json::to_vec_pretty(&stamp).context("encode the stamp")?;
         let (fresh, path) = (self.join("stamp.json.new"), self.join("stamp.json"));
         fs::write(&fresh, text).with_context(|| format!("write {}", fresh.display()))?;
@@ -169,7 +179,10 @@ impl QemuSource {
         };
         let libraries = root.join(LIBRARIES);
         let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(&libraries).arg(dir.join(self.program()));
+        command
+            .arg("--library-path")
+            .arg(&libraries)
+            .arg(dir.join(self.program()));
         for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(root.join(firmware));
         }
@@ -183,7 +196,11 @@ mod tests {
     use super::*;
 
     fn sample(dir: &VmDir) -> Installation {
-        for file in ["root/usr/bin/qemu-system-x86_64", "kernel/vmlinuz", "kernel/modules/x"] {
+        for file in [
+            "root/usr/bin/qemu-system-x86_64",
+            "kernel/vmlinuz",
+            "kernel/modules/x",
+        ] {
             fs::create_dir_all(dir.join(file).parent().unwrap()).unwrap();
             fs::write(dir.join(file), "").unwrap();
         }
@@ -199,7 +216,10 @@ mod tests {
                 release: "6.12".into(),
             },
             busybox: None,
-            packages: vec![Package { name: "a".into(), version: "1:2".into() }],
+            packages: vec![Package {
+                name: "a".into(),
+                version: "1:2".into(),
+            }],
         }
     }
 
@@ -221,8 +241,11 @@ mod tests {
         let dir = VmDir::at(temp.path()).unwrap();
         dir.record(&sample(&dir)).unwrap();
         let text = fs::read_to_string(dir.join("stamp.json")).unwrap();
-        fs::write(dir.join("stamp.json"), text.replace("\"version\": 1,", "\"version\": 0,"))
-            .unwrap();
+        fs::write(
+            dir.join("stamp.json"),
+            text.replace("\"version\": 1,", "\"version\": 0,"),
+        )
+        .unwrap();
         assert_eq!(dir.installation().unwrap(), None);
         fs::write(dir.join("stamp.json"), "{").unwrap();
         assert_eq!(dir.installation().unwrap(), None);

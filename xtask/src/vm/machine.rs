@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,13 +21,11 @@ use super::accel::Accel;
 use super::agent::Agent;
 use super::initramfs;
 use super::layout::{Installation, VmDir};
+use super::logs::Folder;
 use super::qmp::Qmp;
 
 /// Longest path of a Unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
-
-/// How much of a log an error quotes, in lines.
-const QUOTED_LINES: usize = 15;
 
 /// What a VM is made of.
 #[derive(Debug, Clone)]
@@ -92,13 +89,17 @@ impl VmConfig {
 
     /// Adds arguments to QEMU's.
     pub fn qemu_args(mut self, arguments: &[&str]) -> Self {
-        self.qemu_args.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self.qemu_args
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
         self
     }
 
     /// QEMU's arguments, without those for the console and the agent.
     pub(super) fn arguments(&self, accel: Accel) -> Vec<String> {
-        let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib);
+        let memory = format!(
+            "memory-backend-memfd,id=ram,size={}M,share=on",
+            self.memory_mib
+        );
         let mut arguments: Vec<String> = [
             "-nodefaults",
             "-display",
@@ -145,7 +146,9 @@ impl VmConfig {
 pub fn vfio_user_device(socket: &Path, bus: &str) -> Result<Value> {
     let path = std::path::absolute(socket)
         .with_context(|| format!("make {} absolute", socket.display()))?;
-    let path = path.to_str().context("the path of a socket must be UTF-8")?;
+    let path = path
+        .to_str()
+        .context("the path of a socket must be UTF-8")?;
     ensure!(
         path.len() <= MAX_SOCKET_PATH,
         "the socket path {path} exceeds {MAX_SOCKET_PATH} bytes: use a shorter folder"
@@ -176,8 +179,18 @@ impl Vm {
             Some(accel) => accel,
             None => super::accel::best(dir, installation)?,
         };
-        let mut folder = Folder::new(dir, &config.name)?;
         let archive = initramfs::build(dir, installation, &config.modules, false)?;
+        Self::launch(dir, installation, config, accel, &archive)
+    }
+
+    fn launch(
+        dir: &VmDir,
+        installation: &Installation,
+        config: &VmConfig,
+        accel: Accel,
+        archive: &[u8],
+    ) -> Result<Self> {
+        let mut folder = Folder::new(dir, &config.name)?;
         let initrd = folder.path.join("initrd");
         fs::write(&initrd, archive).with_context(|| format!("write {}", initrd.display()))?;
         let create = |path: PathBuf| {
@@ -189,20 +202,39 @@ impl Vm {
         let (monitor, monitor_end) = UnixStream::pair().context("make a socket pair")?;
         let mut command = installation.qemu.source.command(dir);
         command.args(config.arguments(accel));
-        boot(&mut command, dir, installation, &initrd, &config.command_line(""));
-        command.arg("-serial").arg(format!("file:{}", folder.serial().display()));
-        command.args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci"]);
-        command.arg("-device").arg(format!("virtserialport,chardev=agent,name={PORT_NAME}"));
+        boot(
+            &mut command,
+            dir,
+            installation,
+            &initrd,
+            &config.command_line(""),
+        );
+        command
+            .arg("-serial")
+            .arg(format!("file:{}", folder.serial().display()));
+        command.args([
+            "-chardev",
+            "socket,id=agent,fd=0",
+            "-device",
+            "virtio-serial-pci",
+        ]);
+        command
+            .arg("-device")
+            .arg(format!("virtserialport,chardev=agent,name={PORT_NAME}"));
         command.args(["-chardev", "socket,id=monitor,fd=1"]);
         command.args(["-mon", "chardev=monitor,mode=control"]);
         if installation.qemu.exit_with_parent {
             command.args(["-run-with", "exit-with-parent=on"]);
         }
-        command.stdin(OwnedFd::from(agent_end)).stdout(OwnedFd::from(monitor_end));
+        command
+            .stdin(OwnedFd::from(agent_end))
+            .stdout(OwnedFd::from(monitor_end));
         command.stderr(create(folder.stderr())?);
         let start = Instant::now();
         let mut child = spawn(command)?;
-        let agent = match Agent::connect(agent, config.boot_timeout) {
+        let mut qmp = Qmp::new(monitor);
+        let heard = qmp.watch_for(&agent, config.boot_timeout);
+        let agent = match heard.and_then(|()| Agent::connect(agent, config.boot_timeout)) {
             Ok(agent) => agent,
             Err(error) => {
                 end(&mut child);
@@ -211,7 +243,14 @@ impl Vm {
         };
         let boot_time = start.elapsed();
         folder.forget_initrd();
-        Ok(Self { child, agent, qmp: Qmp::new(monitor), accel, boot_time, folder })
+        Ok(Self {
+            child,
+            agent,
+            qmp,
+            accel,
+            boot_time,
+            folder,
+        })
     }
 
     /// The guest's agent.
@@ -296,7 +335,9 @@ pub(super) fn boot(
     initrd: &Path,
     words: &str,
 ) {
-    command.arg("-kernel").arg(dir.join(&installation.kernel.image));
+    command
+        .arg("-kernel")
+        .arg(dir.join(&installation.kernel.image));
     command.arg("-initrd").arg(initrd).arg("-append").arg(words);
 }
 
@@ -328,70 +369,20 @@ fn spawn(command: Command) -> Result<Child> {
     });
     let program = command.get_program().to_string_lossy().into_owned();
     let (answer, child) = mpsc::channel();
-    starter.send((command, answer)).ok().context("the starting thread is gone")?;
-    child.recv().context("the starting thread is gone")?.with_context(|| format!("run {program}"))
-}
-
-/// The files of one VM.
-#[derive(Debug)]
-struct Folder {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Folder {
-    fn new(dir: &VmDir, name: &str) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join("log").join(format!("{name}-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self { path, keep: true })
-    }
-
-    fn serial(&self) -> PathBuf {
-        self.path.join("serial.log")
-    }
-
-    fn stderr(&self) -> PathBuf {
-        self.path.join("qemu.log")
-    }
-
-    /// The kernel has its copy; a log folder should hold logs.
-    fn forget_initrd(&mut self) {
-        // Left behind it is only in the way.
-        let _ = fs::remove_file(self.path.join("initrd"));
-    }
-
-    /// Last lines of both logs.
-    fn evidence(&self, name: &str) -> String {
-        let mut text = format!("{name} failed; logs are in {}", self.path.display());
-        for path in [self.stderr(), self.serial()] {
-            let content = fs::read(&path).unwrap_or_default();
-            let content = String::from_utf8_lossy(&content);
-            let lines: Vec<&str> = content.lines().collect();
-            let last = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
-            if !last.is_empty() {
-                let file = path.file_name().unwrap_or_default().to_string_lossy();
-                text.push_str(&format!("\n--- {file}\n{}", last.join("\n")));
-            }
-        }
-        text
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        self.forget_initrd();
-        if !self.keep {
-            // Left behind it is only in the way.
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
+    starter
+        .send((command, answer))
+        .ok()
+        .context("the starting thread is gone")?;
+    child
+        .recv()
+        .context("the starting thread is gone")?
+        .with_context(|| format!("run {program}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::layout::{Kernel, Qemu, QemuSource};
 
     #[test]
     fn each_vfio_user_device_gets_its_own_root_port() {
@@ -400,44 +391,117 @@ mod tests {
             .and_then(|config| config.vfio_user(Path::new("/run/vf1.sock")))
             .unwrap();
         let arguments = config.arguments(Accel::Tcg);
-        let devices: Vec<Value> =
-            arguments.iter().filter_map(|argument| serde_json::from_str(argument).ok()).collect();
-        let buses: Vec<_> = devices.iter().filter_map(|device| device["bus"].as_str()).collect();
+        let devices: Vec<Value> = arguments
+            .iter()
+            .filter(|argument| argument.starts_with('{'))
+            .filter_map(|argument| serde_json::from_str(argument).ok())
+            .collect();
+        let buses: Vec<_> = devices
+            .iter()
+            .filter_map(|device| device["bus"].as_str())
+            .collect();
         assert_eq!(buses, ["rp1", "rp2"]);
         assert_eq!(devices[1]["socket"]["path"], "/run/vf1.sock");
         for bus in buses {
             let port = format!("pcie-root-port,id={bus},");
             assert!(arguments.iter().any(|argument| argument.starts_with(&port)));
         }
-        assert!(arguments.iter().any(|argument| argument.ends_with("share=on")));
+        assert!(
+            arguments
+                .iter()
+                .any(|argument| argument.ends_with("share=on"))
+        );
     }
 
     #[test]
     fn a_socket_path_no_kernel_takes_is_refused_before_qemu_is() {
         let long = PathBuf::from(format!("/{}", "x".repeat(MAX_SOCKET_PATH)));
         assert!(vfio_user_device(&long, "rp1").is_err());
-        assert!(vfio_user_device(Path::new("relative.sock"), "rp1").unwrap()["socket"]["path"]
-            .as_str()
-            .unwrap()
-            .starts_with('/'));
+        assert!(
+            vfio_user_device(Path::new("relative.sock"), "rp1").unwrap()["socket"]["path"]
+                .as_str()
+                .unwrap()
+                .starts_with('/')
+        );
+    }
+
+    /// A shell script in QEMU's place: standard input is the agent's socket,
+    /// standard output the monitor's.
+    fn fake(script: &str) -> (tempfile::TempDir, VmDir, Installation) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = VmDir::at(temp.path()).unwrap();
+        let (text, program) = (temp.path().join("text"), temp.path().join("qemu"));
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Not written by this process: a child that another test starts at the
+        // same moment would hold it open for writing, and it could not run.
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).args([&text, &program]);
+        assert!(install.status().unwrap().success());
+        let qemu = Qemu {
+            source: QemuSource::Installed(program),
+            version: "11.1.3".into(),
+            exit_with_parent: false,
+        };
+        let kernel = Kernel {
+            image: "vmlinuz".into(),
+            modules: "modules".into(),
+            release: "6.12".into(),
+        };
+        let installation = Installation {
+            qemu,
+            kernel,
+            busybox: None,
+            packages: Vec::new(),
+        };
+        (temp, dir, installation)
+    }
+
+    const MONITOR: &str = r#"echo '{"QMP":{}}'; read capabilities <&1; echo '{"return":{}}'"#;
+    const HELLO: &str = r#"echo '{"version":1,"kernel":"6.12","uptime_ms":1}' >&0"#;
+
+    fn launch(dir: &VmDir, installation: &Installation) -> Result<Vm> {
+        Vm::launch(dir, installation, &VmConfig::new("fake"), Accel::Tcg, b"")
+    }
+
+    fn log_folders(dir: &VmDir) -> usize {
+        fs::read_dir(dir.join("log")).unwrap().count()
     }
 
     #[test]
-    fn logs_of_a_failure_stay_and_are_quoted() {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = VmDir::at(temp.path()).unwrap();
-        let folder = Folder::new(&dir, "x").unwrap();
-        let lines: String = (0..40).map(|line| format!("line {line}\n")).collect();
-        fs::write(folder.serial(), lines).unwrap();
-        let evidence = folder.evidence("x");
-        assert!(evidence.contains("line 39") && !evidence.contains("line 3\n"));
-        let path = folder.path.clone();
-        drop(folder);
-        assert!(path.exists());
-        let mut folder = Folder::new(&dir, "y").unwrap();
-        folder.keep = false;
-        let path = folder.path.clone();
-        drop(folder);
-        assert!(!path.exists());
+    fn what_qemu_complained_of_is_in_the_error_and_in_the_log() {
+        let (_temp, dir, installation) = fake("echo 'vf0.sock: refused' >&2; exit 1");
+        let error = format!("{:#}", launch(&dir, &installation).unwrap_err());
+        assert!(error.contains("vf0.sock: refused"), "{error}");
+        assert_eq!(log_folders(&dir), 1);
+    }
+
+    #[test]
+    fn an_orderly_end_leaves_no_logs() {
+        let off = r#"read off; echo '{"id":1,"ok":null}' >&0"#;
+        let (_temp, dir, installation) = fake(&format!("{MONITOR}; {HELLO}; {off}"));
+        let vm = launch(&dir, &installation).unwrap();
+        assert_eq!(log_folders(&dir), 1);
+        vm.shutdown().unwrap();
+        assert_eq!(log_folders(&dir), 0);
+    }
+
+    #[test]
+    fn an_end_with_an_error_is_told_and_its_logs_stay() {
+        let off = r#"read off; echo '{"id":1,"ok":null}' >&0; exit 3"#;
+        let (_temp, dir, installation) = fake(&format!("{MONITOR}; {HELLO}; {off}"));
+        let error = launch(&dir, &installation).unwrap().shutdown().unwrap_err();
+        assert!(error.to_string().contains("Exited"), "{error}");
+        assert_eq!(log_folders(&dir), 1);
+    }
+
+    #[test]
+    fn a_vm_that_is_dropped_is_gone() {
+        let (_temp, dir, installation) = fake(&format!("{MONITOR}; {HELLO}; exec sleep 1000"));
+        let vm = launch(&dir, &installation).unwrap();
+        let pid = Pid::from_raw(i32::try_from(vm.pid()).unwrap());
+        assert!(nix::sys::signal::kill(pid, None).is_ok());
+        drop(vm);
+        assert_eq!(nix::sys::signal::kill(pid, None), Err(Errno::ESRCH));
+        assert_eq!(log_folders(&dir), 1);
     }
 }

@@ -22,6 +22,7 @@ mod cpio;
 mod fetch;
 mod initramfs;
 mod layout;
+mod logs;
 mod machine;
 mod modules;
 mod qemu;
@@ -100,7 +101,10 @@ pub fn run(command: VmCommand) -> Result<()> {
     match command.action {
         VmAction::Fetch(arguments) => {
             let found = ensure_fetched(&dir, &arguments)?;
-            println!("QEMU {} and kernel {}", found.qemu.version, found.kernel.release);
+            println!(
+                "QEMU {} and kernel {}",
+                found.qemu.version, found.kernel.release
+            );
             Ok(())
         }
         VmAction::Run(RunArgs { name: None, .. }) => {
@@ -109,12 +113,23 @@ pub fn run(command: VmCommand) -> Result<()> {
             }
             Ok(())
         }
-        VmAction::Run(RunArgs { name: Some(name), accel, json }) => {
+        VmAction::Run(RunArgs {
+            name: Some(name),
+            accel,
+            json,
+        }) => {
             let scenario = scenario::find(&name)?;
             let installation = ensure_fetched(&dir, &FetchArgs::default())?;
             let programs = std::env::current_exe().context("find this program")?;
-            let programs = programs.parent().context("this program lies in no folder")?;
-            let stage = Stage { dir: &dir, installation: &installation, accel, programs };
+            let programs = programs
+                .parent()
+                .context("this program lies in no folder")?;
+            let stage = Stage {
+                dir: &dir,
+                installation: &installation,
+                accel,
+                programs,
+            };
             let mut report = Report::default();
             scenario::run(scenario, &stage, &mut report);
             for check in &report.checks {

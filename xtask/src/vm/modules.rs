@@ -29,8 +29,11 @@ pub(super) fn collect(dir: &Path, wanted: &[String]) -> Result<BTreeMap<String, 
     index(&dir.join("kernel"), &mut files)?;
     let listed = listed_dependencies(&dir.join("modules.dep"))?;
     let builtin = fs::read_to_string(dir.join("modules.builtin")).unwrap_or_default();
-    let builtin: Vec<String> =
-        builtin.lines().filter_map(|line| split_name(Path::new(line))).map(|n| n.0).collect();
+    let builtin: Vec<String> = builtin
+        .lines()
+        .filter_map(|line| split_name(Path::new(line)))
+        .map(|n| n.0)
+        .collect();
     let mut found = BTreeMap::new();
     let mut open: Vec<String> = wanted.iter().map(|name| canonical(name)).collect();
     while let Some(name) = open.pop() {
@@ -88,7 +91,10 @@ fn listed_dependencies(path: &Path) -> Result<HashMap<String, Vec<String>>> {
         .lines()
         .filter_map(|line| {
             let (module, needs) = line.split_once(':')?;
-            Some((name(module)?, needs.split_whitespace().filter_map(name).collect()))
+            Some((
+                name(module)?,
+                needs.split_whitespace().filter_map(name).collect(),
+            ))
         })
         .collect())
 }
@@ -100,8 +106,15 @@ fn read(name: &str, path: &Path, extension: &str, listed: Option<&Vec<String>>) 
         "ko.xz" => (Box::new(XzReader::new(file, true)), "ko"),
         other => (Box::new(file), other),
     };
-    reader.by_ref().take(MAX_MODULE + 1).read_to_end(&mut content).context("decompress")?;
-    ensure!(content.len() as u64 <= MAX_MODULE, "larger than {MAX_MODULE} bytes");
+    reader
+        .by_ref()
+        .take(MAX_MODULE + 1)
+        .read_to_end(&mut content)
+        .context("decompress")?;
+    ensure!(
+        content.len() as u64 <= MAX_MODULE,
+        "larger than {MAX_MODULE} bytes"
+    );
     let needs = match listed {
         Some(needs) => needs.clone(),
         None if extension == "ko" => dependencies(&content).context("no module in ELF format")?,
@@ -110,15 +123,28 @@ fn read(name: &str, path: &Path, extension: &str, listed: Option<&Vec<String>>) 
              this module folder"
         ),
     };
-    Ok(Module { name: name.to_owned(), extension: extension.to_owned(), content, needs })
+    Ok(Module {
+        name: name.to_owned(),
+        extension: extension.to_owned(),
+        content,
+        needs,
+    })
 }
 
 /// The `depends=` entry of an ELF64 module's `.modinfo` section.
 fn dependencies(elf: &[u8]) -> Option<Vec<String>> {
     let modinfo = section(elf, b".modinfo")?;
-    let entry = modinfo.split(|&byte| byte == 0).find_map(|e| e.strip_prefix(b"depends="))?;
+    let entry = modinfo
+        .split(|&byte| byte == 0)
+        .find_map(|e| e.strip_prefix(b"depends="))?;
     let names = std::str::from_utf8(entry).ok()?;
-    Some(names.split(',').filter(|name| !name.is_empty()).map(canonical).collect())
+    Some(
+        names
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(canonical)
+            .collect(),
+    )
 }
 
 /// Content of the section named `wanted` of a little-endian ELF64 file.
@@ -224,10 +250,17 @@ mod tests {
 
     #[test]
     fn modules_the_kernel_decompresses_need_modules_dep() {
-        let files = [("kernel/a.ko.zst", vec![1, 2, 3]), ("kernel/b.ko", elf(b"depends=\0"))];
+        let files = [
+            ("kernel/a.ko.zst", vec![1, 2, 3]),
+            ("kernel/b.ko", elf(b"depends=\0")),
+        ];
         let dir = tree(&files);
         assert!(collect(dir.path(), &["a".into()]).is_err());
-        fs::write(dir.path().join("modules.dep"), "kernel/a.ko.zst: kernel/b.ko\n").unwrap();
+        fs::write(
+            dir.path().join("modules.dep"),
+            "kernel/a.ko.zst: kernel/b.ko\n",
+        )
+        .unwrap();
         let found = collect(dir.path(), &["a".into()]).unwrap();
         assert_eq!(found["a"].extension, "ko.zst");
         assert_eq!(found["a"].needs, ["b"]);

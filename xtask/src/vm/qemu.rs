@@ -23,18 +23,33 @@ pub(super) fn examine(dir: &VmDir, source: QemuSource) -> Result<Qemu> {
             .with_context(|| format!("run {program}"))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            bail!("{program} {}: {}: {}", arguments.join(" "), output.status, stderr.trim());
+            bail!(
+                "{program} {}: {}: {}",
+                arguments.join(" "),
+                output.status,
+                stderr.trim()
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let text = ask(&["--version"])?;
     let version = parse_version(&text).with_context(|| format!("no version in {text:?}"))?;
-    ensure!(version >= OLDEST, "QEMU {version:?} is older than {OLDEST:?}");
+    ensure!(
+        version >= OLDEST,
+        "QEMU {version:?} is older than {OLDEST:?}"
+    );
     let help = ask(&["-device", "vfio-user-pci,help"])?;
-    ensure!(help.contains("socket="), "this QEMU was built without vfio-user-pci");
+    ensure!(
+        help.contains("socket="),
+        "this QEMU was built without vfio-user-pci"
+    );
     let exit_with_parent = ask(&["-help"])?.contains("exit-with-parent");
     let (major, minor, patch) = version;
-    Ok(Qemu { source, version: format!("{major}.{minor}.{patch}"), exit_with_parent })
+    Ok(Qemu {
+        source,
+        version: format!("{major}.{minor}.{patch}"),
+        exit_with_parent,
+    })
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
@@ -55,7 +70,9 @@ pub(super) fn installed(dir: &VmDir) -> Result<Qemu> {
 
 /// The QEMU at `program`.
 pub(super) fn named(dir: &VmDir, program: &Path) -> Result<Qemu> {
-    let program = program.canonicalize().with_context(|| format!("find {}", program.display()))?;
+    let program = program
+        .canonicalize()
+        .with_context(|| format!("find {}", program.display()))?;
     examine(dir, QemuSource::Installed(program))
 }
 

@@ -23,13 +23,25 @@ pub(super) fn run(dir: &VmDir, installation: &Installation, arguments: &ShellArg
     };
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let initrd = folder.path().join("initrd");
-    fs::write(&initrd, initramfs::build(dir, installation, &config.modules, true)?)
-        .with_context(|| format!("write {}", initrd.display()))?;
+    fs::write(
+        &initrd,
+        initramfs::build(dir, installation, &config.modules, true)?,
+    )
+    .with_context(|| format!("write {}", initrd.display()))?;
     let mut command = installation.qemu.source.command(dir);
     command.args(config.arguments(accel));
-    boot(&mut command, dir, installation, &initrd, &config.command_line(SHELL_WORD));
+    boot(
+        &mut command,
+        dir,
+        installation,
+        &initrd,
+        &config.command_line(SHELL_WORD),
+    );
     command.args(["-serial", "mon:stdio"]);
-    eprintln!("Booting on {}. Ctrl-a x ends the VM, Ctrl-a h tells of other keys.", accel.name());
+    eprintln!(
+        "Booting on {}. Ctrl-a x ends the VM, Ctrl-a h tells of other keys.",
+        accel.name()
+    );
     let status = command.status().context("run QEMU")?;
     ensure!(status.success(), "QEMU ended with {status}");
     Ok(())
