@@ -251,6 +251,8 @@ impl PfChannel {
 
     fn hang_up(&mut self) -> Event {
         self.stream = None;
+        // What came after nonsense is nonsense too.
+        self.decoder = Decoder::new();
         self.unsent.clear();
         self.ready = false;
         self.losses += 1;

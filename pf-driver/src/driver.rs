@@ -122,7 +122,8 @@ impl PfDriver {
         let adopted = saved.is_some();
         let mut switch = saved.unwrap_or_else(|| NicSwitch::new(mac));
         switch.pf_mtu = options.mtu;
-        if !adopted || options.reset {
+        let was_reset = !adopted || options.reset;
+        if was_reset {
             reset(&regs)?;
             let vfs: Vec<u8> = switch.vports().map(|(vf, _)| vf).collect();
             vfs.into_iter().for_each(|vf| switch.reset_vf(vf));
@@ -134,7 +135,13 @@ impl PfDriver {
         container
             .attach(function.clone())
             .map_err(DriverError::from)?;
-        match Self::start(regs, container.clone(), switch, options, adopted) {
+        match Self::start(
+            regs,
+            container.clone(),
+            switch,
+            options,
+            (adopted, was_reset),
+        ) {
             Ok(driver) => Ok(driver),
             Err(error) => {
                 if let Err(error) = container.detach(&function) {
@@ -150,7 +157,7 @@ impl PfDriver {
         container: Arc<Container>,
         switch: NicSwitch,
         options: PfOptions,
-        adopted: bool,
+        (adopted, was_reset): (bool, bool),
     ) -> Result<Self, PfError> {
         let image = Image::of(&switch);
         let mut shadow = Shadow::read(&regs, &image)?;
@@ -186,11 +193,13 @@ impl PfDriver {
             state_errors: 0,
         };
         driver.handle_vf_resets()?;
-        // The end of a PF reset, for VFs that see one (datasheet 4.6.11.2.2). Setting it again for
-        // VFs that run tells them nothing new: RSTD only shows where RSTI was.
-        driver
-            .regs
-            .update::<CTRL_EXT>(0, |ctrl| ctrl.set(CTRL_EXT::DRV_LOAD).set(CTRL_EXT::PFRSTD))?;
+        let mut ctrl = driver.regs.read::<CTRL_EXT>()?.set(CTRL_EXT::DRV_LOAD);
+        if was_reset {
+            // The end of the PF's reset for the VFs, which begin anew when they see it (datasheet
+            // 4.6.11.2.2). Adopted ones must not.
+            ctrl = ctrl.set(CTRL_EXT::PFRSTD);
+        }
+        driver.regs.write(ctrl)?;
         driver.save();
         Ok(driver)
     }

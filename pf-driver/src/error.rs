@@ -10,6 +10,9 @@ use mediator_protocol as protocol;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PfError {
+    /// No mediator has accepted this driver.
+    #[error("no mediator is connected; start one and name its --pf-socket with --mediator")]
+    NoMediator,
     /// The device below failed.
     #[error(transparent)]
     Driver(#[from] DriverError),

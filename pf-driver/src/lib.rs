@@ -22,6 +22,7 @@ pub mod image;
 pub mod mailbox;
 pub mod mediated;
 pub mod policy;
+mod program;
 pub mod sriov;
 pub mod state;
 mod stats;

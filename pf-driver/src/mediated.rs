@@ -380,6 +380,40 @@ impl PfDriver {
         self.send_link(vf);
     }
 
+    /// Offers a VF again that was taken off the mediator's bus.
+    ///
+    /// # Errors
+    ///
+    /// [`PfError::NoSuchVf`], or no mediator is there.
+    pub fn offer_vf(&mut self, vf: u16) -> Result<(), PfError> {
+        let number = self.on_the_channel(vf)?;
+        self.offer(number);
+        Ok(())
+    }
+
+    /// Asks the guest of a VF to let go of it within `timeout`; then it is taken off the bus.
+    ///
+    /// # Errors
+    ///
+    /// [`PfError::NoSuchVf`], or no mediator is there.
+    pub fn eject_vf(&mut self, vf: u16, timeout: Duration) -> Result<(), PfError> {
+        self.on_the_channel(vf)?;
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        self.send(&FromPf::Eject { vf, timeout_ms });
+        Ok(())
+    }
+
+    fn on_the_channel(&self, vf: u16) -> Result<u8, PfError> {
+        let number = u8::try_from(vf).map_err(|_| PfError::NoSuchVf(vf))?;
+        if self.arbiter.switch.vport(number).is_none() {
+            return Err(PfError::NoSuchVf(vf));
+        }
+        if !self.channel_ready() {
+            return Err(PfError::NoMediator);
+        }
+        Ok(number)
+    }
+
     /// Offers every VF.
     pub(crate) fn offer_all(&mut self) {
         let vfs: Vec<u8> = self.arbiter.switch.vports().map(|(vf, _)| vf).collect();
