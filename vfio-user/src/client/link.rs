@@ -7,6 +7,8 @@
 //! socket only while armed. So the service thread is not woken by replies that a leader waits for,
 //! and whatever arrives while nobody leads (DMA requests, the end of the stream) is seen at once.
 
+mod service;
+
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use zerocopy::IntoBytes;
 
@@ -62,6 +64,8 @@ struct State {
     armed: bool,
     lost: Option<Lost>,
     slots: [Slot; SLOTS],
+    /// Callers that wait for a free slot.
+    queued: usize,
     /// Requests that were given up before their replies came: so many late ones are ignored.
     owed: u32,
     /// Error replies to posted writes that have come.
@@ -113,7 +117,7 @@ impl Link {
         stream.set_read_timeout(Some(timeout)).map_err(setup_io)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(ClientError::Setup)?;
         epoll
-            .add(&stream, interest(false))
+            .add(&stream, service::interest(false))
             .map_err(ClientError::Setup)?;
         let closed = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(ClientError::Setup)?;
@@ -125,6 +129,7 @@ impl Link {
                 armed: false,
                 lost: None,
                 slots: std::array::from_fn(|_| Slot::default()),
+                queued: 0,
                 owed: 0,
                 posts_refused: 0,
             }),
@@ -216,7 +221,9 @@ impl Link {
             let left = deadline
                 .checked_duration_since(Instant::now())
                 .ok_or(ClientError::Timeout(command))?;
+            state.queued += 1;
             state = wait(&self.freed, state, left);
+            state.queued -= 1;
         };
         let slot = &mut state.slots[index];
         // A new id each time, so that a late reply to the slot's previous request fits no more.
@@ -274,7 +281,10 @@ impl Link {
             }
         };
         state.slots[ticket.index].phase = Phase::Free;
-        self.freed.notify_one();
+        // Not otherwise: notifying is a system call, whether anybody waits or not.
+        if state.queued > 0 {
+            self.freed.notify_one();
+        }
         self.settle(&mut state);
         result
     }
@@ -384,39 +394,6 @@ impl Link {
         Ok(())
     }
 
-    /// After any change: if nobody leads, somebody must be ready to.
-    fn settle(&self, state: &mut State) {
-        if state.receiver.is_none() {
-            return;
-        }
-        let follower = state
-            .slots
-            .iter()
-            .position(|slot| slot.follows && slot.phase == Phase::Waiting);
-        if let Some(follower) = follower {
-            self.wake[follower].notify_one();
-        } else if !state.armed && state.lost.is_none() {
-            state.armed = true;
-            self.watch(true);
-        }
-    }
-
-    fn disarm(&self, state: &mut State) {
-        if state.armed {
-            state.armed = false;
-            self.watch(false);
-        }
-    }
-
-    fn watch(&self, readable: bool) {
-        if let Err(errno) = self
-            .epoll
-            .modify(self.sender.stream(), &mut interest(readable))
-        {
-            log::error!("cannot watch the connection: {errno}");
-        }
-    }
-
     fn readable_within(&self, left: Duration) -> bool {
         let mut fds = [PollFd::new(self.sender.stream().as_fd(), PollFlags::POLLIN)];
         // Rounded up, or the last millisecond would spin.
@@ -425,50 +402,6 @@ impl Link {
             Ok(0) => false,
             Ok(_) | Err(Errno::EINTR) => true,
             Err(_) => false,
-        }
-    }
-
-    /// The service thread: receives while nobody leads, until the connection is lost.
-    pub(super) fn service(self: Arc<Self>) {
-        self.settle(&mut lock(&self.state));
-        let mut events = [EpollEvent::empty()];
-        loop {
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    self.lose(&mut lock(&self.state), Lost::Receive(errno));
-                    return;
-                }
-            }
-            let mut state = lock(&self.state);
-            if state.lost.is_some() {
-                return;
-            }
-            // The event has disarmed itself; whoever leads arms it again.
-            state.armed = false;
-            let Some(mut receiver) = state.receiver.take() else {
-                continue;
-            };
-            drop(state);
-            let lost = self.receive_available(&mut receiver).err();
-            let mut state = lock(&self.state);
-            state.receiver = Some(receiver);
-            if let Some(lost) = lost {
-                self.lose(&mut state, lost);
-                return;
-            }
-            self.settle(&mut state);
-        }
-    }
-
-    fn receive_available(self: &Arc<Self>, receiver: &mut Receiver) -> Result<(), Lost> {
-        loop {
-            self.drain(receiver, None, &mut false)?;
-            match receiver.fill(self.sender.stream(), true)? {
-                Fill::More => {}
-                Fill::Nothing => return Ok(()),
-                Fill::End => return Err(Lost::ByServer),
-            }
         }
     }
 
@@ -546,14 +479,6 @@ fn send_lost(errno: Errno) -> Lost {
 
 fn closed(state: &State) -> ClientError {
     ClientError::Closed(state.lost.unwrap_or(Lost::ByServer))
-}
-
-/// What epoll watches for. One-shot, so that an event wakes the service thread once and not again
-/// while a leader is at work; with nothing else set, readiness does not wake it at all.
-fn interest(readable: bool) -> EpollEvent {
-    let mut flags = EpollFlags::EPOLLONESHOT;
-    flags.set(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP, readable);
-    EpollEvent::new(flags, 0)
 }
 
 fn wait<'a>(
