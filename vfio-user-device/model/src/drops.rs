@@ -27,6 +27,8 @@ drop_reasons! {
     SpoofedMac = "spoofed-mac",
     /// VLAN is none of the pool's (DTXSWC.VLANAS).
     SpoofedVlan = "spoofed-vlan",
+    /// A VF sent a MAC control frame, which would stop the traffic of others.
+    PauseFrame = "pause-frame",
     /// The pool tagged a frame itself although VMVIR gives the tag.
     TagNotAllowed = "tag-not-allowed",
     /// Nobody wanted the frame, and it may not leave by the uplink.

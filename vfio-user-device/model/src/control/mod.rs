@@ -154,7 +154,9 @@ impl Control {
         if events.is_empty() {
             return;
         }
-        statistics::absorb(&mut self.bank, events);
+        let reset_versions = self.reset_versions;
+        let current = |function: FunctionId| events.version >= reset_versions[function.slot()];
+        statistics::absorb(&mut self.bank, events, current);
         self.report.absorb(events);
         if events.wvbr != 0 {
             let wvbr = self.bank.get::<WVBR>();
@@ -174,7 +176,7 @@ impl Control {
                 let Some((function, _)) = self.queue_owner(queue) else {
                     continue;
                 };
-                if events.version >= self.reset_versions[function.slot()] {
+                if current(function) {
                     self.interrupts
                         .raise_queue(function, ring, queue, &self.bank, host);
                 }

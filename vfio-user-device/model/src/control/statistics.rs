@@ -72,7 +72,8 @@ fn octets(bytes: u64, packets: u64) -> u64 {
     bytes.saturating_add(packets.saturating_mul(FCS_LENGTH as u64))
 }
 
-pub(super) fn absorb(bank: &mut Bank, events: &Events) {
+/// Count what happened; of a VF, only if `current` says that it was not reset since.
+pub(super) fn absorb(bank: &mut Bank, events: &Events, current: impl Fn(FunctionId) -> bool) {
     wire(bank, events);
     let mut host = PortEvents::default();
     let (mut no_descriptor, mut spoofed, mut undeliverable, mut too_long) = (0, 0, 0, 0);
@@ -87,7 +88,7 @@ pub(super) fn absorb(bank: &mut Bank, events: &Events) {
         spoofed += drops(DropReason::SpoofedMac) + drops(DropReason::SpoofedVlan);
         undeliverable += drops(DropReason::NoDestination) + drops(DropReason::SourceOnly);
         too_long += drops(DropReason::TooLong);
-        if let Some(vf) = function.vf_index() {
+        if let Some(vf) = function.vf_index().filter(|_| current(function)) {
             count_vf(bank, u32::from(vf), port);
         }
     }

@@ -1,13 +1,32 @@
-//! What moves frames.
+//! What moves frames: the rings of all functions, and the switch between them and the wire.
+
+mod checksum;
+mod frame;
+mod ring;
+mod rx;
+mod switch;
+mod transmit;
+mod tx;
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use igb::FunctionId;
+use igb::frame::{HEADER_LENGTH, MAX_JUMBO_LENGTH, TAG_LENGTH};
+use igb::function::{FUNCTION_COUNT, QUEUE_COUNT};
+use igb::queue_page::{DOORBELL_ASLEEP, DOORBELL_WAKE, Page};
+use smallvec::SmallVec;
 
 use crate::config::Config;
+use crate::drops::DropReason;
 use crate::effects::FunctionSet;
-use crate::events::Events;
+use crate::events::{Direction, Events, Halt, HaltReason, Port, Ring as Kind, size_class};
 use crate::host::DataHost;
+use frame::Frame;
+use ring::{Place, State};
+use rx::RxQueue;
+use transmit::Scratch;
+use tx::TxQueue;
 
 /// What a round of [`DataPath::run`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,68 +35,287 @@ pub struct Progress {
     pub more: bool,
     /// Frames taken from transmit rings.
     pub frames: u32,
-    /// No work is left now, but some will be allowed at this time (TX rate limiting).
+    /// Queues wait for their rate limit: there is more to do at this time.
     pub deadline_ns: Option<u64>,
 }
 
 /// The card's data path.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DataPath {
     config: Arc<Config>,
+    now: u64,
+    /// Counts rounds; a receive page is looked at once in each.
+    round: u64,
+    rx: [RxQueue; QUEUE_COUNT as usize],
+    tx: [TxQueue; QUEUE_COUNT as usize],
+    /// Where the next round starts, for fairness.
+    next: usize,
+    /// Functions whose drivers speak the wake protocol.
+    speaks_wake: FunctionSet,
+    asleep: FunctionSet,
+    /// Halts found outside a round, to be reported in the next.
+    halts: SmallVec<[Halt; 4]>,
+    scratch: Scratch,
+}
+
+impl Default for DataPath {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl DataPath {
     /// A data path without a configuration: nothing moves.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            config: Arc::default(),
+            now: 0,
+            round: 0,
+            rx: std::array::from_fn(|_| RxQueue::default()),
+            tx: std::array::from_fn(|_| TxQueue::default()),
+            next: 0,
+            speaks_wake: FunctionSet::EMPTY,
+            asleep: FunctionSet::EMPTY,
+            halts: SmallVec::new(),
+            scratch: Scratch::default(),
+        }
     }
 
     /// Work by this configuration from now on. An older version than the current is ignored.
-    /// Queues whose function was reset forget their state.
+    /// Queues whose function was reset, or that got another owner, forget their state; those that may
+    /// no longer run stop. What may run now starts with [`Self::sync_queues`].
     pub fn configure(&mut self, config: Arc<Config>) {
-        if config.version() > self.config.version() {
-            self.config = config;
+        if config.version() <= self.config.version() {
+            return;
+        }
+        let old = std::mem::replace(&mut self.config, config);
+        let new = &self.config;
+        let reset: [bool; FUNCTION_COUNT] =
+            std::array::from_fn(|slot| old.functions[slot].epoch != new.functions[slot].epoch);
+        for queue in 0..QUEUE_COUNT {
+            let owner = new.queue_owner(queue);
+            let fresh = old.queue_owner(queue) != owner
+                || owner.is_none_or(|(function, _)| reset[function.slot()]);
+            let allowed = owner
+                .map(|(function, _)| *new.function(function))
+                .unwrap_or_default();
+            if fresh || !allowed.rx {
+                self.rx[queue as usize].forget();
+            }
+            if fresh || !allowed.tx {
+                self.tx[queue as usize].forget();
+            }
+        }
+        for function in FunctionId::all().filter(|function| reset[function.slot()]) {
+            self.speaks_wake.remove(function);
+            self.asleep.remove(function);
+            self.halts.retain(|halt| halt.function != function);
         }
     }
 
     /// Look at a function's queue pages now: latch rings that were enabled, forget those disabled.
     pub fn sync_queues(&mut self, function: FunctionId, host: &mut dyn DataHost) {
-        let _ = (function, host);
+        let allowed = *self.config.function(function);
+        if !allowed.rx && !allowed.tx {
+            return;
+        }
+        if host.page_load(function, Page::Tx, DOORBELL_WAKE) != 0 {
+            self.speaks_wake.insert(function);
+        } else {
+            self.speaks_wake.remove(function);
+        }
+        for queue in 0..QUEUE_COUNT {
+            if self
+                .config
+                .queue_owner(queue)
+                .is_some_and(|(owner, _)| owner == function)
+            {
+                self.look_rx(queue, host);
+                self.look_tx(queue, host);
+            }
+        }
     }
 
-    /// It is `now_ns`, on the clock of [`crate::Control::advance`]; only rate limiting uses it.
+    fn look_rx(&mut self, queue: u32, host: &mut dyn DataHost) {
+        let Some((function, own)) = self.config.queue_owner(queue) else {
+            return;
+        };
+        let place = Place {
+            function,
+            queue: own,
+        };
+        let permitted = self.config.function(function).rx;
+        let buffer = self.config.default_buffer;
+        if let Some(reason) = self.rx[queue as usize].look(place, permitted, buffer, host) {
+            self.note_halt(place, Kind::Rx, reason);
+        }
+    }
+
+    fn look_tx(&mut self, queue: u32, host: &mut dyn DataHost) {
+        let Some((function, own)) = self.config.queue_owner(queue) else {
+            return;
+        };
+        let place = Place {
+            function,
+            queue: own,
+        };
+        let permitted = self.config.function(function).tx;
+        if let Some(reason) = self.tx[queue as usize].look(place, permitted, host) {
+            self.note_halt(place, Kind::Tx, reason);
+        }
+    }
+
+    fn note_halt(&mut self, place: Place, ring: Kind, reason: HaltReason) {
+        // As many as there are rings; software that toggles faster than rounds run loses some.
+        if self.halts.len() < 2 * QUEUE_COUNT as usize {
+            self.halts.push(halt(place, ring, reason));
+        }
+    }
+
+    /// It is `now_ns`, on the clock of [`crate::Control::advance`]. Only rate limits use it.
     pub fn advance(&mut self, now_ns: u64) {
-        let _ = now_ns;
+        self.now = self.now.max(now_ns);
     }
 
-    /// One bounded round over the active queues.
+    /// One round over the transmit queues that run, each of them taking a bounded number of frames.
+    /// Queues take turns at being first.
     pub fn run(&mut self, host: &mut dyn DataHost, events: &mut Events) -> Progress {
-        let _ = (host, events);
-        Progress::default()
+        self.begin(events);
+        let mut progress = Progress::default();
+        let count = QUEUE_COUNT as usize;
+        for n in 0..count {
+            let queue = (self.next + n) % count;
+            if self.tx[queue].ring.state == State::Running {
+                self.run_queue(queue as u32, &mut progress, host, events);
+            }
+        }
+        self.next = (self.next + 1) % count;
+        self.publish_heads(host);
+        progress
+    }
+
+    fn begin(&mut self, events: &mut Events) {
+        self.round += 1;
+        events.begin(self.config.version());
+        for halt in self.halts.drain(..) {
+            events.halt(halt);
+        }
+    }
+
+    fn publish_heads(&mut self, host: &mut dyn DataHost) {
+        for queue in 0..QUEUE_COUNT {
+            let rx = &mut self.rx[queue as usize];
+            if std::mem::take(&mut rx.head_stale)
+                && let Some((function, own)) = self.config.queue_owner(queue)
+            {
+                rx.ring.publish_head(
+                    Kind::Rx,
+                    Place {
+                        function,
+                        queue: own,
+                    },
+                    host,
+                );
+            }
+        }
     }
 
     /// A frame (without FCS) came in from the wire.
-    pub fn uplink_receive(&mut self, frame: &[u8], host: &mut dyn DataHost, events: &mut Events) {
-        let _ = (frame, host, events);
+    pub fn uplink_receive(&mut self, bytes: &[u8], host: &mut dyn DataHost, events: &mut Events) {
+        self.begin(events);
+        if !self.config.link_up {
+            return events.drop_frame(Port::Uplink, DropReason::LinkDown);
+        }
+        if bytes.len() > MAX_JUMBO_LENGTH {
+            return events.drop_frame(Port::Uplink, DropReason::Oversize);
+        }
+        let config = Arc::clone(&self.config);
+        let Some(frame) = Frame::parse(bytes, None, config.vlan_ethertype) else {
+            return events.drop_frame(Port::Uplink, DropReason::Runt);
+        };
+        let destination = frame.destination();
+        let port = events.port_mut(Port::Uplink);
+        port.tx_packets += 1;
+        port.tx_bytes += bytes.len() as u64;
+        port.tx_broadcast += u64::from(destination.is_broadcast());
+        port.tx_multicast += u64::from(destination.is_multicast() && !destination.is_broadcast());
+        events.wire_rx_sizes[size_class(bytes.len())] += 1;
+        if host.capturing() {
+            host.capture(Port::Uplink, Direction::Ingress, bytes);
+        }
+        let route = config.route_receive(destination, frame.tag);
+        if let Some(reason) = route.reason {
+            return events.drop_frame(Port::Uplink, reason);
+        }
+        // A frame from the wire has no sender whose memory could fail.
+        let _ = self.deliver(&config, &frame, route.pools, None, host, events);
+        self.publish_heads(host);
     }
 
     /// The caller is about to sleep: tell the drivers that speak the wake protocol. `false`: a
     /// doorbell rang meanwhile, run on.
     pub fn prepare_sleep(&mut self, host: &mut dyn DataHost) -> bool {
-        let _ = host;
-        true
+        for function in self.speaks_wake.iter() {
+            host.page_store(function, Page::Tx, DOORBELL_ASLEEP, 1);
+            self.asleep.insert(function);
+        }
+        // A driver stores its tail and then looks at the word, with a fence between: either it sees
+        // the word, or we see the tail.
+        fence(Ordering::SeqCst);
+        let idle = (0..QUEUE_COUNT).all(|queue| !self.has_work(queue, host));
+        if !idle {
+            self.wake(host);
+        }
+        idle
+    }
+
+    fn has_work(&self, queue: u32, host: &dyn DataHost) -> bool {
+        let ring = &self.tx[queue as usize].ring;
+        ring.state == State::Running
+            && self
+                .config
+                .queue_owner(queue)
+                .is_some_and(|(function, own)| {
+                    let place = Place {
+                        function,
+                        queue: own,
+                    };
+                    let tx = &self.tx[queue as usize];
+                    self.speaks_wake.contains(function)
+                        && ring
+                            .available(Kind::Tx, place, host)
+                            .is_none_or(|available| !tx.is_waiting(available, self.now))
+                })
     }
 
     /// The caller is awake again.
     pub fn wake(&mut self, host: &mut dyn DataHost) {
-        let _ = host;
+        for function in std::mem::take(&mut self.asleep).iter() {
+            host.page_store(function, Page::Tx, DOORBELL_ASLEEP, 0);
+        }
     }
 
     /// Functions that may transmit or receive and do not speak the wake protocol: if their pages
     /// are shared, they must be polled with [`Self::sync_queues`] and [`Self::run`].
     #[must_use]
     pub fn must_poll(&self) -> FunctionSet {
-        FunctionSet::EMPTY
+        FunctionId::all()
+            .filter(|function| {
+                let allowed = self.config.function(*function);
+                (allowed.rx || allowed.tx) && !self.speaks_wake.contains(*function)
+            })
+            .collect()
     }
 }
+
+fn halt(place: Place, ring: Kind, reason: HaltReason) -> Halt {
+    Halt {
+        function: place.function,
+        queue: place.queue as u8,
+        ring,
+        reason,
+    }
+}
+
+const _: () = assert!(HEADER_LENGTH + TAG_LENGTH <= frame::HEAD);

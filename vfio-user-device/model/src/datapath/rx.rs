@@ -1,0 +1,346 @@
+//! A receive queue: descriptors fetched ahead, frames written into buffers, write-back (datasheet
+//! 7.1).
+
+use igb::descriptor::{
+    self, LegacyRx, LegacyRxStatus, Raw, RxRead, RxStatus, RxWriteBack, STATUS_WORD,
+};
+use igb::frame::{FCS_LENGTH, TAG_LENGTH};
+use igb::queue_page::QueueRegister;
+use igb::{SRRCTL, Value, VlanTag};
+
+use super::frame::Frame;
+use super::ring::{Look, Place, Ring, State};
+use crate::drops::DropReason;
+use crate::events::{HaltReason, Ring as Kind};
+use crate::host::{CopyFault, DataHost, DmaFault};
+
+/// Descriptors fetched at once.
+const FETCH: usize = 32;
+/// Descriptors that one frame may take.
+const FRAME_DESCRIPTORS: usize = 64;
+/// SRRCTL.BSIZEPACKET counts these.
+const BUFFER_UNIT: u32 = 1024;
+/// SRRCTL.DESCTYPE of legacy descriptors.
+const DESCTYPE_LEGACY: u32 = 0;
+
+/// A receive queue.
+#[derive(Debug, Default)]
+pub(super) struct RxQueue {
+    pub(super) ring: Ring,
+    /// Bytes of a buffer.
+    buffer: usize,
+    legacy: bool,
+    drop_enable: bool,
+    /// Descriptors from the head on that have been fetched.
+    fetched: Vec<Raw>,
+    /// The round in which the page was looked at last.
+    round: u64,
+    /// The head in the page is not the ring's.
+    pub(super) head_stale: bool,
+}
+
+/// How a receiver wants its frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receiver {
+    pub(super) place: Place,
+    pub(super) permitted: bool,
+    /// Longest frame, with FCS and without tag.
+    pub(super) max_frame: u32,
+    pub(super) strip: bool,
+    /// QDE has the queue's bit.
+    pub(super) drop_enable: bool,
+    /// The frame comes from another pool.
+    pub(super) loopback: bool,
+    pub(super) default_buffer: u32,
+    pub(super) vlan_ethertype: u16,
+}
+
+/// Why a frame was not received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Drop(DropReason),
+    /// The receiver's memory: the queue is halted.
+    Fault {
+        iova: u64,
+        len: u64,
+        write: bool,
+        fault: DmaFault,
+    },
+    /// The sender's memory.
+    Sender {
+        iova: u64,
+        len: u64,
+        fault: DmaFault,
+    },
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Refusal::Drop(reason)
+    }
+}
+
+impl RxQueue {
+    pub(super) fn forget(&mut self) {
+        let fetched = std::mem::take(&mut self.fetched);
+        *self = Self {
+            fetched,
+            ..Self::default()
+        };
+        self.fetched.clear();
+    }
+
+    /// Look at the page: latch, or stop.
+    pub(super) fn look(
+        &mut self,
+        place: Place,
+        permitted: bool,
+        default_buffer: u32,
+        host: &dyn DataHost,
+    ) -> Option<HaltReason> {
+        let look = self.ring.look(Kind::Rx, place, permitted, host);
+        if self.ring.state != State::Running || look == Look::Latched {
+            self.fetched.clear();
+        }
+        match look {
+            Look::Same => None,
+            Look::Halted(reason) => Some(reason),
+            Look::Latched => {
+                let srrctl = Value::<SRRCTL>::from_raw(place.load(host, QueueRegister::SRRCTL));
+                self.buffer = match srrctl.get(SRRCTL::BSIZEPACKET) {
+                    0 => default_buffer,
+                    units => units * BUFFER_UNIT,
+                } as usize;
+                // Header split is not offered: a frame goes into packet buffers whole.
+                self.legacy = srrctl.get(SRRCTL::DESCTYPE) == DESCTYPE_LEGACY;
+                self.drop_enable = srrctl.has(SRRCTL::DROP_EN);
+                None
+            }
+        }
+    }
+
+    /// Write a frame into the queue's buffers. Returns the halt that a look at the page led to.
+    pub(super) fn receive(
+        &mut self,
+        frame: &Frame<'_>,
+        receiver: &Receiver,
+        round: u64,
+        local: &mut Vec<u8>,
+        host: &mut dyn DataHost,
+    ) -> (Option<HaltReason>, Result<(), Refusal>) {
+        let mut halt = None;
+        if self.round != round {
+            self.round = round;
+            halt = self.look(
+                receiver.place,
+                receiver.permitted,
+                receiver.default_buffer,
+                host,
+            );
+        }
+        let result = self.put(frame, receiver, local, host);
+        match result {
+            Err(Refusal::Fault { .. }) => {
+                self.stop();
+                halt = Some(HaltReason::Fault);
+            }
+            Err(Refusal::Drop(DropReason::QueueHalted)) if self.ring.state == State::Running => {
+                // The tail lies outside.
+                self.stop();
+                halt = Some(HaltReason::Tail);
+            }
+            _ => {}
+        }
+        (halt, result)
+    }
+
+    fn stop(&mut self) {
+        self.ring.halt();
+        self.fetched.clear();
+    }
+
+    fn put(
+        &mut self,
+        frame: &Frame<'_>,
+        receiver: &Receiver,
+        local: &mut Vec<u8>,
+        host: &mut dyn DataHost,
+    ) -> Result<(), Refusal> {
+        match self.ring.state {
+            State::Off => return Err(DropReason::RxDisabled.into()),
+            State::Halted => return Err(DropReason::QueueHalted.into()),
+            State::Running => {}
+        }
+        // The limit allows for one tag more (datasheet 8.10.3).
+        let limit = receiver.max_frame as usize + if frame.tag.is_some() { TAG_LENGTH } else { 0 };
+        if frame.len() + FCS_LENGTH > limit {
+            return Err(DropReason::TooLong.into());
+        }
+        let stripped = frame.tag.filter(|_| receiver.strip);
+        frame.write_local(stripped.is_none(), receiver.vlan_ethertype, local);
+        let tail = frame.tail.map_or(0, |tail| tail.len);
+        let total = local.len() + tail;
+        let needed = total.div_ceil(self.buffer.max(1)).max(1);
+        if needed > FRAME_DESCRIPTORS {
+            return Err(DropReason::TooManyDescriptors.into());
+        }
+        self.refill(needed, receiver, host)?;
+
+        for n in 0..needed {
+            let start = n * self.buffer;
+            let len = self.buffer.min(total - start);
+            let address = RxRead::from_raw(self.fetched[n]).packet_address();
+            self.fill(frame, receiver.place, local, start, len, address, host)?;
+        }
+        for n in 0..needed {
+            let last = n + 1 == needed;
+            let len = if last {
+                total - n * self.buffer
+            } else {
+                self.buffer
+            };
+            self.write_back(n, len as u16, last, stripped, receiver, host)?;
+        }
+        self.fetched.drain(..needed);
+        self.ring.advance(needed as u32);
+        self.head_stale = true;
+        Ok(())
+    }
+
+    /// Have `needed` descriptors fetched.
+    fn refill(
+        &mut self,
+        needed: usize,
+        receiver: &Receiver,
+        host: &mut dyn DataHost,
+    ) -> Result<(), Refusal> {
+        let have = self.fetched.len();
+        if have >= needed {
+            return Ok(());
+        }
+        let Some(available) = self.ring.available(Kind::Rx, receiver.place, host) else {
+            return Err(DropReason::QueueHalted.into());
+        };
+        let available = available as usize;
+        if available < needed {
+            return Err(if receiver.drop_enable || self.drop_enable {
+                DropReason::NoDescriptor
+            } else {
+                DropReason::NoDescriptorNoDropEn
+            }
+            .into());
+        }
+        let more = (available - have).min(FETCH.max(needed - have));
+        let mut raw = [[0; descriptor::SIZE]; FRAME_DESCRIPTORS];
+        let raw = &mut raw[..more];
+        self.ring
+            .fetch(receiver.place, have as u32, raw, host)
+            .map_err(|(iova, len, fault)| Refusal::Fault {
+                iova,
+                len,
+                write: false,
+                fault,
+            })?;
+        self.fetched.extend(raw.iter().map(descriptor::from_bytes));
+        Ok(())
+    }
+
+    /// Put bytes `start .. start + len` of the frame at `address`.
+    #[expect(clippy::too_many_arguments, reason = "the pieces of one copy")]
+    fn fill(
+        &self,
+        frame: &Frame<'_>,
+        place: Place,
+        local: &[u8],
+        start: usize,
+        len: usize,
+        address: u64,
+        host: &mut dyn DataHost,
+    ) -> Result<(), Refusal> {
+        let function = place.function;
+        let mut to = address;
+        let mut left = len;
+        if let Some(bytes) = local.get(start..) {
+            let bytes = &bytes[..bytes.len().min(left)];
+            if !bytes.is_empty() {
+                host.dma_write(function, to, bytes)
+                    .map_err(|fault| Refusal::Fault {
+                        iova: to,
+                        len: bytes.len() as u64,
+                        write: true,
+                        fault,
+                    })?;
+            }
+            to = to.wrapping_add(bytes.len() as u64);
+            left -= bytes.len();
+        }
+        let Some(tail) = frame.tail.filter(|_| left != 0) else {
+            return Ok(());
+        };
+        let offset = (start + len - left).saturating_sub(local.len());
+        for piece in tail.pieces(offset, left) {
+            let len = piece.len as u64;
+            host.dma_copy((tail.function, piece.iova), (function, to), piece.len)
+                .map_err(|fault| match fault {
+                    CopyFault::Source(fault) => Refusal::Sender {
+                        iova: piece.iova,
+                        len,
+                        fault,
+                    },
+                    CopyFault::Destination(fault) => Refusal::Fault {
+                        iova: to,
+                        len,
+                        write: true,
+                        fault,
+                    },
+                })?;
+            to = to.wrapping_add(len);
+        }
+        Ok(())
+    }
+
+    /// Tell software of a descriptor: the word with DD last, as one release store.
+    fn write_back(
+        &self,
+        n: usize,
+        len: u16,
+        last: bool,
+        stripped: Option<VlanTag>,
+        receiver: &Receiver,
+        host: &mut dyn DataHost,
+    ) -> Result<(), Refusal> {
+        let tag = stripped.filter(|_| last);
+        let [low, high] = if self.legacy {
+            let mut status = LegacyRxStatus::DD;
+            status.set(LegacyRxStatus::EOP, last);
+            status.set(LegacyRxStatus::VP, tag.is_some());
+            LegacyRx::from_raw(self.fetched[n])
+                .written_back(len, 0, status, tag.unwrap_or_default().0)
+                .raw()
+        } else {
+            let mut status = RxStatus::DD;
+            status.set(RxStatus::EOP, last);
+            status.set(RxStatus::VP, tag.is_some());
+            status.set(RxStatus::LB, receiver.loopback);
+            RxWriteBack::new(len, status)
+                .with_vlan_tag(tag.unwrap_or_default().0)
+                .raw()
+        };
+        let function = receiver.place.function;
+        let iova = self.ring.iova(n as u32);
+        let fault = |fault| Refusal::Fault {
+            iova,
+            len: descriptor::SIZE as u64,
+            write: true,
+            fault,
+        };
+        if !self.legacy {
+            host.dma_write(function, iova, &low.to_le_bytes())
+                .map_err(fault)?;
+        }
+        host.dma_store_release(function, iova + STATUS_WORD as u64, high)
+            .map_err(fault)
+    }
+}
+
+const _: () = assert!(FETCH <= FRAME_DESCRIPTORS);

@@ -1,0 +1,404 @@
+//! A transmit queue: descriptors into frames (datasheet 7.2), write-back, rate limit.
+
+use igb::descriptor::{
+    self, LegacyTx, LegacyTxCommand, STATUS_WORD, TxCommand, TxContext, TxDescriptor, TxOptions,
+    TxWriteBack,
+};
+use igb::queue_page::QueueRegister;
+use igb::{TDWBAL, Value, VlanTag};
+
+use super::frame::Segment;
+use super::ring::{Look, Place, Ring};
+use crate::drops::DropReason;
+use crate::events::{HaltReason, Ring as Kind};
+use crate::host::{DataHost, DmaFault};
+
+/// Descriptors that one frame may take, its context included.
+pub(super) const FRAME_DESCRIPTORS: usize = 64;
+/// Longest frame that the card sends, without FCS.
+pub(super) const FRAME_BYTES: usize = igb::frame::MAX_JUMBO_LENGTH - igb::frame::FCS_LENGTH;
+/// Contexts of a queue.
+const CONTEXTS: usize = 2;
+/// Bytes that a limited queue may send at once after a pause: a few frames.
+const LEAST_BURST: u64 = 16 * 1024;
+/// Of a second: what a limited queue may save up.
+const BURST_FRACTION: u64 = 1_000;
+const NS_PER_SECOND: u128 = 1_000_000_000;
+
+/// A transmit queue.
+#[derive(Debug, Default)]
+pub(super) struct TxQueue {
+    pub(super) ring: Ring,
+    contexts: [TxContext; CONTEXTS],
+    /// Where the head is written instead of descriptors.
+    head_write_back: Option<u64>,
+    /// A frame with too many descriptors is being thrown away up to its end.
+    discarding: bool,
+    credit: Credit,
+    /// Descriptors between head and tail when the frame at the head had no end among them.
+    incomplete: u32,
+    /// The rate limit lets the queue go on at this time.
+    not_before: u64,
+}
+
+/// Credit of a limited queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Credit {
+    bytes: i64,
+    since: u64,
+    /// The limit it was saved up under.
+    rate: u64,
+}
+
+/// What a frame's descriptors say of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Request {
+    pub(super) segments: Vec<Segment>,
+    pub(super) len: usize,
+    /// The tag to insert.
+    pub(super) insert: Option<VlanTag>,
+    pub(super) checksum: Checksum,
+}
+
+/// Checksums to insert.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Checksum {
+    #[default]
+    None,
+    Advanced(TxOptions, TxContext),
+    Legacy {
+        start: usize,
+        at: usize,
+    },
+}
+
+/// What lies at the head of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    /// A frame of so many descriptors, described by the request.
+    Frame(usize),
+    /// Descriptors to pass over: contexts.
+    Pass(usize),
+    /// A frame of so many descriptors that is dropped.
+    Drop(usize, DropReason),
+    /// A frame that goes on beyond what was fetched.
+    Incomplete,
+}
+
+impl TxQueue {
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Look at the page: latch, or stop.
+    pub(super) fn look(
+        &mut self,
+        place: Place,
+        permitted: bool,
+        host: &dyn DataHost,
+    ) -> Option<HaltReason> {
+        match self.ring.look(Kind::Tx, place, permitted, host) {
+            Look::Same => None,
+            Look::Halted(reason) => Some(reason),
+            Look::Latched => {
+                self.contexts = Default::default();
+                self.discarding = false;
+                let low = Value::<TDWBAL>::from_raw(place.load(host, QueueRegister::TDWBAL));
+                let high = place.load(host, QueueRegister::TDWBAH);
+                self.head_write_back = low
+                    .has(TDWBAL::HEAD_WB_EN)
+                    .then(|| u64::from(high) << 32 | u64::from(low.raw() & TDWBAL::ADDRESS.mask()));
+                None
+            }
+        }
+    }
+
+    /// Read what the next descriptors, already fetched, ask for.
+    pub(super) fn parse(&mut self, raw: &[[u8; descriptor::SIZE]], request: &mut Request) -> Item {
+        self.incomplete = 0;
+        request.segments.clear();
+        request.len = 0;
+        request.insert = None;
+        request.checksum = Checksum::None;
+        let mut refused = None;
+        let mut first = true;
+        for (n, bytes) in raw.iter().enumerate() {
+            let end = match TxDescriptor::parse(descriptor::from_bytes(bytes)) {
+                TxDescriptor::Context(context) if first && !self.discarding => {
+                    self.contexts[usize::from(context.index()) % CONTEXTS] = context;
+                    return Item::Pass(1);
+                }
+                // A context in the middle of a frame has no place there.
+                TxDescriptor::Context(_) => {
+                    refused = Some(DropReason::BadDescriptor);
+                    false
+                }
+                TxDescriptor::Reserved(_) => {
+                    refused = Some(DropReason::BadDescriptor);
+                    true
+                }
+                TxDescriptor::Data(data) => {
+                    let command = data.command();
+                    if first {
+                        let context = self.contexts[usize::from(data.context()) % CONTEXTS];
+                        if command.contains(TxCommand::VLE) {
+                            request.insert = Some(VlanTag(context.vlan_tag()));
+                        }
+                        if data.options().intersects(TxOptions::IXSM | TxOptions::TXSM) {
+                            request.checksum = Checksum::Advanced(data.options(), context);
+                        }
+                        if command.contains(TxCommand::TSE) {
+                            refused = Some(DropReason::Segmentation);
+                        }
+                    }
+                    add(request, data.address(), data.length());
+                    command.contains(TxCommand::EOP)
+                }
+                TxDescriptor::Legacy(data) => {
+                    let command = data.command();
+                    let end = command.contains(LegacyTxCommand::EOP);
+                    // Legacy options count in the last descriptor (datasheet 7.2.2.1.4).
+                    if end && command.contains(LegacyTxCommand::VLE) {
+                        request.insert = Some(VlanTag(data.vlan_tag()));
+                    }
+                    if end && command.contains(LegacyTxCommand::IC) {
+                        request.checksum = Checksum::Legacy {
+                            start: data.checksum_start().into(),
+                            at: data.checksum_offset().into(),
+                        };
+                    }
+                    add(request, data.address(), data.length());
+                    end
+                }
+            };
+            first = false;
+            if end {
+                return self.finish(n + 1, refused, request);
+            }
+        }
+        if raw.len() >= FRAME_DESCRIPTORS || self.discarding {
+            let report = !std::mem::replace(&mut self.discarding, true);
+            return if report {
+                Item::Drop(raw.len(), DropReason::TooManyDescriptors)
+            } else {
+                Item::Pass(raw.len())
+            };
+        }
+        Item::Incomplete
+    }
+
+    /// The frame at the head has no end among the `available` descriptors.
+    pub(super) fn wait_for_more(&mut self, available: u32) {
+        self.incomplete = available;
+    }
+
+    /// Whether nothing can be done with `available` descriptors now: they were looked at already, or
+    /// the rate limit forbids.
+    pub(super) fn is_waiting(&self, available: u32, now: u64) -> bool {
+        available == 0 || available == self.incomplete || now < self.not_before
+    }
+
+    fn finish(
+        &mut self,
+        descriptors: usize,
+        refused: Option<DropReason>,
+        request: &Request,
+    ) -> Item {
+        if std::mem::take(&mut self.discarding) {
+            return Item::Pass(descriptors);
+        }
+        let refused = refused
+            .or((request.len > FRAME_BYTES).then_some(DropReason::Oversize))
+            .or((request.len < igb::frame::HEADER_LENGTH).then_some(DropReason::Runt));
+        match refused {
+            Some(reason) => Item::Drop(descriptors, reason),
+            None => Item::Frame(descriptors),
+        }
+    }
+
+    /// Tell software of `raw`, the descriptors at the head, where they ask for it, and pass over
+    /// them. `true` if one asked.
+    pub(super) fn complete(
+        &mut self,
+        place: Place,
+        raw: &[[u8; descriptor::SIZE]],
+        host: &mut dyn DataHost,
+    ) -> Result<bool, (u64, u64, DmaFault)> {
+        let mut reported = false;
+        for (n, bytes) in raw.iter().enumerate() {
+            let [low, high] = descriptor::from_bytes(bytes);
+            // RS is the same bit in every format.
+            if !TxCommand::from_bits_retain(high as u32).contains(TxCommand::RS) {
+                continue;
+            }
+            reported = true;
+            if self.head_write_back.is_some() {
+                continue;
+            }
+            let done = match TxDescriptor::parse([low, high]) {
+                TxDescriptor::Legacy(legacy) => LegacyTx::written_back(legacy).raw()[1],
+                _ => TxWriteBack::DONE.raw()[1],
+            };
+            let iova = self.ring.iova(n as u32) + STATUS_WORD as u64;
+            host.dma_store_release(place.function, iova, done)
+                .map_err(|fault| (iova, size_of::<u64>() as u64, fault))?;
+        }
+        self.ring.advance(raw.len() as u32);
+        if let Some(iova) = self.head_write_back.filter(|_| reported) {
+            let head = self.ring.head.to_le_bytes();
+            host.dma_write(place.function, iova, &head)
+                .map_err(|fault| (iova, head.len() as u64, fault))?;
+        }
+        Ok(reported)
+    }
+
+    /// Whether a queue limited to `rate` bytes per second may send now; if not, when.
+    pub(super) fn may_send(&mut self, rate: Option<u64>, now: u64) -> Result<(), u64> {
+        let Some(rate) = rate.map(|rate| rate.max(1)) else {
+            self.credit = Credit::default();
+            self.not_before = 0;
+            return Ok(());
+        };
+        let most = (rate / BURST_FRACTION).max(LEAST_BURST);
+        if self.credit.rate != rate {
+            self.credit = Credit {
+                bytes: most as i64,
+                since: now,
+                rate,
+            };
+        }
+        let elapsed = now.saturating_sub(self.credit.since);
+        let earned = u128::from(rate) * u128::from(elapsed) / NS_PER_SECOND;
+        if earned > 0 {
+            let bytes = i128::from(self.credit.bytes) + earned as i128;
+            self.credit.bytes = bytes.min(i128::from(most)) as i64;
+            self.credit.since = now;
+        }
+        self.not_before = 0;
+        if self.credit.bytes > 0 {
+            return Ok(());
+        }
+        let missing = u128::from(self.credit.bytes.unsigned_abs()) + 1;
+        let wait = (missing * NS_PER_SECOND).div_ceil(u128::from(rate));
+        let wait = u64::try_from(wait).unwrap_or(u64::MAX);
+        self.not_before = self.credit.since.saturating_add(wait);
+        Err(self.not_before)
+    }
+
+    /// A frame of so many bytes on the wire was sent.
+    pub(super) fn spend(&mut self, bytes: usize) {
+        if self.credit.rate != 0 {
+            self.credit.bytes -= bytes as i64;
+        }
+    }
+}
+
+/// Add a buffer. The length of a frame stays bounded: descriptors are, and so is each of them.
+fn add(request: &mut Request, iova: u64, len: u16) {
+    if len != 0 {
+        request.segments.push(Segment {
+            iova,
+            len: usize::from(len),
+        });
+        request.len += usize::from(len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use igb::descriptor::TxData;
+
+    fn data(len: u16, command: TxCommand) -> [u8; 16] {
+        TxData::new(0x1000, len, command).to_bytes()
+    }
+
+    #[test]
+    fn frames_end_with_eop_and_contexts_stand_alone() {
+        let mut queue = TxQueue::default();
+        let mut request = Request::default();
+        let context = TxContext::new(1, 14, 20).with_vlan_tag(7).to_bytes();
+        assert_eq!(queue.parse(&[context], &mut request), Item::Pass(1));
+        let tagged = TxData::new(0x1000, 60, TxCommand::EOP | TxCommand::VLE).with_context(1);
+        assert_eq!(
+            queue.parse(&[tagged.to_bytes()], &mut request),
+            Item::Frame(1)
+        );
+        assert_eq!(request.insert, Some(VlanTag(7)));
+        let part = data(40, TxCommand::empty());
+        assert_eq!(queue.parse(&[part], &mut request), Item::Incomplete);
+        assert_eq!(
+            queue.parse(&[part, data(20, TxCommand::EOP)], &mut request),
+            Item::Frame(2)
+        );
+        assert_eq!(
+            (request.len, request.segments.len(), request.insert),
+            (60, 2, None)
+        );
+        assert_eq!(
+            queue.parse(&[part, context, data(20, TxCommand::EOP)], &mut request),
+            Item::Drop(3, DropReason::BadDescriptor)
+        );
+    }
+
+    #[test]
+    fn a_frame_without_end_is_thrown_away_to_its_end() {
+        let mut queue = TxQueue::default();
+        let mut request = Request::default();
+        let parts = vec![data(10, TxCommand::empty()); FRAME_DESCRIPTORS];
+        assert_eq!(
+            queue.parse(&parts, &mut request),
+            Item::Drop(FRAME_DESCRIPTORS, DropReason::TooManyDescriptors)
+        );
+        assert_eq!(queue.parse(&parts[..3], &mut request), Item::Pass(3));
+        let end = [data(10, TxCommand::empty()), data(60, TxCommand::EOP)];
+        assert_eq!(queue.parse(&end, &mut request), Item::Pass(2));
+        assert_eq!(
+            queue.parse(&[data(60, TxCommand::EOP)], &mut request),
+            Item::Frame(1)
+        );
+    }
+
+    #[test]
+    fn sizes_and_types_that_make_no_sense_have_names() {
+        let mut queue = TxQueue::default();
+        let mut request = Request::default();
+        let mut dropped = |raw: &[[u8; 16]]| match queue.parse(raw, &mut request) {
+            Item::Drop(_, reason) => Some(reason),
+            _ => None,
+        };
+        assert_eq!(dropped(&[data(13, TxCommand::EOP)]), Some(DropReason::Runt));
+        assert_eq!(dropped(&[data(0, TxCommand::EOP)]), Some(DropReason::Runt));
+        assert_eq!(
+            dropped(&[data(9725, TxCommand::EOP)]),
+            Some(DropReason::Oversize)
+        );
+        assert_eq!(dropped(&[data(9724, TxCommand::EOP)]), None);
+        let tse = data(60, TxCommand::EOP | TxCommand::TSE);
+        assert_eq!(dropped(&[tse]), Some(DropReason::Segmentation));
+    }
+
+    #[test]
+    fn a_limited_queue_sends_at_its_rate() {
+        let mut queue = TxQueue::default();
+        let rate = Some(1_000_000);
+        let (mut now, mut sent) = (0, 0u64);
+        while now < 1_000_000_000 {
+            match queue.may_send(rate, now) {
+                Ok(()) => {
+                    queue.spend(1000);
+                    sent += 1000;
+                }
+                Err(when) => {
+                    assert!(when > now);
+                    now = when;
+                }
+            }
+        }
+        assert!(
+            (1_000_000..=1_000_000 + 2 * LEAST_BURST).contains(&sent),
+            "{sent}"
+        );
+        assert_eq!(queue.may_send(None, now), Ok(()));
+    }
+}
