@@ -6,8 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use vfio_user::client::DmaHandler;
-use vfio_user::device::{DmaAccess, Irq, Region, region};
+/// How memory without a file is reached, and what a function has: drivers name these from here.
+pub use vfio_user::client::{DmaHandler, DmaReply};
+pub use vfio_user::device::{
+    DmaAccess, Irq, IrqFlags, Region, RegionFlags, SparseArea, irq, region,
+};
 
 use crate::pci::{self, sriov};
 
@@ -71,7 +74,7 @@ pub enum FunctionError {
 /// One PCI function.
 ///
 /// All methods take `&self` and may be called from several threads. Region and interrupt indexes
-/// are VFIO's ([`vfio_user::device::region`], [`vfio_user::device::irq`]).
+/// are VFIO's ([`region`](mod@region), [`irq`](mod@irq)).
 pub trait Function: Send + Sync {
     /// Describe a region; size 0 if the function does not have it.
     fn region(&self, index: u32) -> Result<Region, FunctionError>;

@@ -1,8 +1,9 @@
 //! Windows that are closed while somebody uses them, and clients that do not answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use vfio_user::device::DmaClient;
@@ -34,7 +35,8 @@ fn no_write_lands_after_unmap_has_returned() {
                 }
             });
         }
-        for _ in 0..100 {
+        let _stop = StopOnDrop(&stop);
+        for _ in 0..50 {
             space.map(over(&memory, 0x1000, 0x1000, 0)).expect("map");
             wait_for_bursts(&bursts);
             space.unmap(0x1000, 0x1000).expect("unmap");
@@ -47,8 +49,16 @@ fn no_write_lands_after_unmap_has_returned() {
                 "a write landed after unmap"
             );
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Ends the workers also when an assertion fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Until every thread has done at least one burst from beginning to end.
@@ -77,7 +87,8 @@ fn no_write_lands_after_bus_mastering_was_turned_off() {
                 bursts[0].fetch_add(1, Ordering::Release);
             }
         });
-        for _ in 0..100 {
+        let _stop = StopOnDrop(&stop);
+        for _ in 0..50 {
             space.set_bus_master(true);
             wait_for_bursts(&bursts);
             space.set_bus_master(false);
@@ -85,7 +96,6 @@ fn no_write_lands_after_bus_mastering_was_turned_off() {
             wait_for_bursts(&bursts);
             assert_eq!(memory.load_u64(0xFF8, Ordering::Relaxed), 0);
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -156,12 +166,18 @@ impl Client {
                 self.changed.notify_all();
                 let cancelled =
                     |state: &mut State| state.waiting.iter().any(|&(at, gone)| at == iova && gone);
-                let mut state = self
+                // A bound, so that a test of which this is the failure ends.
+                let limit = Duration::from_secs(30);
+                let waited = self
                     .changed
-                    .wait_while(state, |state| !cancelled(state))
-                    .unwrap();
+                    .wait_timeout_while(state, limit, |state| !cancelled(state));
+                let (mut state, limit) = waited.unwrap();
                 state.waiting.retain(|&(at, _)| at != iova);
-                Err(Errno::ECANCELED)
+                Err(if limit.timed_out() {
+                    Errno::EIO
+                } else {
+                    Errno::ECANCELED
+                })
             }
         }
     }
@@ -234,8 +250,27 @@ fn windows_without_a_file_are_reached_by_message() {
     assert_eq!(cause(&space, 0x1000, 4), Some(FaultCause::Cancelled));
 }
 
+/// Run `act`, which must not wait for a message of the client's.
+fn ends(client: &Client, act: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel();
+        scope.spawn(move || {
+            act();
+            let _ = done.send(());
+        });
+        if is_done.recv_timeout(Duration::from_secs(20)).is_err() {
+            client.cancel(0, u64::MAX);
+            panic!("it waits for a message that is never answered, or has panicked");
+        }
+    });
+}
+
 /// Run `act` while a message to window 0x1000 goes unanswered, and say how the message ended.
-fn while_unanswered(space: &AddressSpace, client: &Client, act: impl FnOnce()) -> FaultCause {
+fn while_unanswered(
+    space: &AddressSpace,
+    client: &Client,
+    act: impl FnOnce() + Send,
+) -> FaultCause {
     client.answer(Answer::Never);
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
@@ -249,7 +284,7 @@ fn while_unanswered(space: &AddressSpace, client: &Client, act: impl FnOnce()) -
             cause
         });
         client.wait_until_asked();
-        act();
+        ends(client, act);
         worker.join().expect("worker")
     })
 }
@@ -302,12 +337,14 @@ fn a_copy_that_waits_holds_up_neither_client() {
         });
         started.wait();
         client.wait_until_asked();
-        to.unmap(0x2000, 0x1000)
-            .expect("the receiver's client goes on");
-        from.unmap(0x2000, 0x1000)
-            .expect("the sender's client goes on");
-        from.unmap(0x1000, 0x1000)
-            .expect("and this cancels the message");
+        ends(&client, || {
+            to.unmap(0x2000, 0x1000)
+                .expect("the receiver's client goes on");
+            from.unmap(0x2000, 0x1000)
+                .expect("the sender's client goes on");
+            from.unmap(0x1000, 0x1000)
+                .expect("and this cancels the message");
+        });
         assert_eq!(
             worker.join().expect("worker").fault().cause,
             FaultCause::Cancelled
@@ -330,7 +367,7 @@ fn a_window_that_went_during_a_copy_is_not_written() {
             (first.fault().cause, second.fault().cause)
         });
         client.wait_until_asked();
-        to.unmap(0x2000, 0x1000).expect("unmap");
+        ends(&client, || to.unmap(0x2000, 0x1000).expect("unmap"));
         client.cancel(0, u64::MAX);
         let causes = worker.join().expect("worker");
         assert_eq!(causes, (FaultCause::Cancelled, FaultCause::NoWindow));
