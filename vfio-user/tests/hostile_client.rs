@@ -421,6 +421,7 @@ fn descriptors_are_taken_used_or_closed_but_never_kept() {
     let (mut served, raw) = begun();
     send_with_fds(&raw.0, &bytes[..10], &[fd; 16]);
     send_with_fds(&raw.0, &bytes[10..], &[fd; 1]);
+    raw.0.shutdown(Shutdown::Write).unwrap();
     assert!(matches!(served.ended(), Err(Error::TooManyFds)));
     let (mut served, raw) = begun();
     for _ in 0..3 {

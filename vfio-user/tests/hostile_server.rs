@@ -234,3 +234,24 @@ fn a_server_that_refuses_the_version_or_vanishes_fails_the_connect() {
         "{result:?}"
     );
 }
+
+#[test]
+fn whoever_has_its_reply_lets_another_receive() {
+    let (client, mut raw) = false_server();
+    std::thread::scope(|scope| {
+        // Each sends before the next one starts: the first receives, the others wait for it.
+        let waiting: Vec<_> = (0..8)
+            .map(|_| {
+                let waiter = scope.spawn(|| client.reset());
+                (waiter, raw.receive().0)
+            })
+            .collect();
+        for (waiter, id) in waiting {
+            raw.send(id, 13, 1, &[]);
+            waiter.join().unwrap().unwrap();
+        }
+    });
+    // And nobody has left the socket unwatched.
+    raw.send(3, 2, 0, &[]);
+    assert_eq!(raw.receive().3, Errno::ENOTSUP as u32);
+}
