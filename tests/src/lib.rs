@@ -1,1 +1,5 @@
-//! Scenarios that run in process, over sockets and in VMs.
+//! Scenarios that run in process, over sockets and in VMs, and the bodies of the fuzz targets.
+
+#![forbid(unsafe_code)]
+
+pub mod fuzzing;
