@@ -101,7 +101,7 @@ impl Card {
     /// A card after power-up, with its worker running.
     pub fn new(options: CardOptions) -> Result<Arc<Self>, CardError> {
         let prefix = options.prefix();
-        let control = Control::new(CardSettings {
+        let mut control = Control::new(CardSettings {
             mac: options.mac,
             mailbox: options.mailbox,
             link_up: true,

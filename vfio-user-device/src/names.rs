@@ -104,7 +104,7 @@ pub(crate) fn write_msix_name(at: u64, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         return f.write_str(" PBA");
     }
     let entry = (at - pci::MSIX_TABLE_OFFSET) / msix::ENTRY_SIZE;
-    let field = match at % msix::ENTRY_SIZE & !3 {
+    let field = match (at % msix::ENTRY_SIZE) & !3 {
         msix::ENTRY_ADDRESS_LOW => "ADDRESS_LOW",
         msix::ENTRY_ADDRESS_HIGH => "ADDRESS_HIGH",
         msix::ENTRY_DATA => "DATA",

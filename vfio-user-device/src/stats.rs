@@ -51,6 +51,18 @@ fn fault(fault: &Fault) -> Map<String, Value> {
 /// Everything that is counted. `functions` has the PF and every VF that exists or has ever moved a
 /// frame; `faults` the latest DMA faults, oldest first.
 pub(crate) fn collect(card: &CardState) -> Value {
+    // Faults first: what they show has been counted already.
+    let incidents = lock(&card.incidents);
+    let wire = incidents.wire;
+    let faults: Vec<Value> = incidents
+        .faults()
+        .map(|record| {
+            let mut entry = fault(&record.fault);
+            entry.insert("at".to_owned(), record.at.as_secs_f64().into());
+            Value::Object(entry)
+        })
+        .collect();
+    drop(incidents);
     let snapshot = lock(&card.control).snapshot().clone();
     let mut functions = Vec::new();
     for id in FunctionId::all() {
@@ -75,22 +87,13 @@ pub(crate) fn collect(card: &CardState) -> Value {
         ]);
         functions.push(Value::Object(entry));
     }
-    let incidents = lock(&card.incidents);
-    let faults: Vec<Value> = incidents
-        .faults()
-        .map(|record| {
-            let mut entry = fault(&record.fault);
-            entry.insert("at".to_owned(), record.at.as_secs_f64().into());
-            Value::Object(entry)
-        })
-        .collect();
     let mut uplink = port("uplink".to_owned(), &snapshot.uplink);
     uplink.insert(
         "lost".to_owned(),
         json!({
-            "no-peer": incidents.wire.no_peer,
-            "full": incidents.wire.full,
-            "failed": incidents.wire.failed,
+            "no-peer": wire.no_peer,
+            "full": wire.full,
+            "failed": wire.failed,
         }),
     );
     json!({
