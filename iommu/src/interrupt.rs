@@ -36,7 +36,8 @@ pub enum InterruptError {
 /// An eventfd that is never waited on in a write: a signal that would block is dropped and counted.
 ///
 /// A signal is lost only when the counter is saturated, and then the receiver has one to see
-/// anyhow.
+/// anyhow. Non-blocking mode belongs to the open file, which a peer shares and could switch back:
+/// a peer that does so and keeps the counter saturated can hold up the thread that signals.
 #[derive(Debug)]
 pub struct EventFd {
     fd: OwnedFd,

@@ -170,7 +170,9 @@ impl Inspection {
     }
 
     /// Whether a mapping of `offset .. offset + size` can be used for `access` without the risk
-    /// that the file is truncated under it, which would be a fatal signal here.
+    /// that the file is truncated under it, which would be a fatal signal here. What a seal cannot
+    /// prevent: that a page which a peer has punched out cannot be had again, because the huge page
+    /// pool or a strict commit limit (`vm.overcommit_memory` 2) is used up.
     pub fn can_map(&self, offset: u64, size: u64, access: MapAccess) -> bool {
         matches!(self.kind, FileKind::Tmpfs | FileKind::Hugetlbfs)
             && self.shrink_sealed
