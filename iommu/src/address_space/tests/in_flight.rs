@@ -36,7 +36,7 @@ fn no_write_lands_after_unmap_has_returned() {
             });
         }
         let _stop = StopOnDrop(&stop);
-        for _ in 0..50 {
+        for _ in 0..25 {
             space.map(over(&memory, 0x1000, 0x1000, 0)).expect("map");
             wait_for_bursts(&bursts);
             space.unmap(0x1000, 0x1000).expect("unmap");
@@ -88,7 +88,7 @@ fn no_write_lands_after_bus_mastering_was_turned_off() {
             }
         });
         let _stop = StopOnDrop(&stop);
-        for _ in 0..50 {
+        for _ in 0..25 {
             space.set_bus_master(true);
             wait_for_bursts(&bursts);
             space.set_bus_master(false);
