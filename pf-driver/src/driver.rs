@@ -86,6 +86,8 @@ pub struct PfDriver {
     link_up: bool,
     gone: bool,
     pub(crate) adopted: bool,
+    /// VFs behind a mediator have yet to be told of a reset of the PF.
+    pub(crate) reset_untold: bool,
     other_interrupts: u64,
     pub(crate) mailbox_requests: u64,
     state_errors: u64,
@@ -188,6 +190,7 @@ impl PfDriver {
             link_up,
             gone: false,
             adopted,
+            reset_untold: false,
             other_interrupts: 0,
             mailbox_requests: 0,
             state_errors: 0,
@@ -200,6 +203,15 @@ impl PfDriver {
             ctrl = ctrl.set(CTRL_EXT::PFRSTD);
         }
         driver.regs.write(ctrl)?;
+        if adopted && was_reset {
+            // VFs learn of the reset only by looking, so they are told to look. Those behind a
+            // mediator are told when it is there.
+            let vfs: Vec<u8> = driver.arbiter.switch.vports().map(|(vf, _)| vf).collect();
+            driver.reset_untold = true;
+            for vf in vfs {
+                driver.ping_mailbox(vf)?;
+            }
+        }
         driver.save();
         Ok(driver)
     }
@@ -298,8 +310,8 @@ impl PfDriver {
             changes.link = self.update_link()?;
         }
         if causes.has(ICR::VMMB) {
-            self.handle_vf_resets()?;
             self.serve_mailboxes()?;
+            self.handle_vf_resets()?;
         }
         if causes.has(ICR::DOUTSYNC) {
             self.vf_counters.note_spoofed(&self.regs)?;

@@ -21,6 +21,7 @@ impl PfDriver {
         for vf in 0..MAX_VFS {
             if events.get(VFLRE::VFLRE) & 1 << vf != 0 {
                 log::debug!("VF {vf} was reset");
+                self.vf_counters.rebase(&self.regs, vf)?;
                 self.arbiter.switch.reset_vf(vf);
             }
         }
@@ -35,6 +36,9 @@ impl PfDriver {
             return Ok(());
         }
         self.regs.write(causes)?;
+        // Looked at only now: a VF that asks has ended its reset, and a reset that is seen after its
+        // Init was granted would take the queues away again.
+        self.handle_vf_resets()?;
         for vf in 0..MAX_VFS {
             if causes.get(MBVFICR::VFREQ) & 1 << vf == 0 {
                 continue;

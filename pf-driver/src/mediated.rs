@@ -150,6 +150,12 @@ impl PfDriver {
                     }
                 }
                 self.offer_all();
+                if std::mem::take(&mut self.reset_untold) {
+                    let vfs: Vec<u8> = self.arbiter.switch.vports().map(|(vf, _)| vf).collect();
+                    for vf in vfs {
+                        self.announce(vf)?;
+                    }
+                }
             }
             // Logged by the channel; the mediator closes it.
             ToPf::Refused { .. } => {}

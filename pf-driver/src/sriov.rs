@@ -62,7 +62,7 @@ impl PfDriver {
         // Their queues stay off: VFRE and VFTE follow Init.
         self.regs.function().sriov_configure(num_vfs)?;
         for vf in vfs {
-            self.vf_counters.forget(vf);
+            self.vf_counters.begin(&self.regs, vf)?;
             let policy = self.options.policy.of(vf);
             self.arbiter.switch.create_vport(vf, policy)?;
             self.arbiter.switch.set_filters(vf)?;

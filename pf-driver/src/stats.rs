@@ -23,11 +23,20 @@ impl Wrapping {
         self.update(regs.read_at::<R>(vf.into())?.raw());
         Ok(())
     }
+
+    /// As [`Self::read`], but a counter that went back has begun anew, and has not wrapped.
+    fn rebase<R: Register>(&mut self, regs: &Registers, vf: u8) -> Result<(), FunctionError> {
+        let now = regs.read_at::<R>(vf.into())?.raw();
+        if now < self.last {
+            self.last = 0;
+        }
+        self.update(now);
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
-    known: bool,
     rx_packets: Wrapping,
     rx_bytes: Wrapping,
     rx_multicast: Wrapping,
@@ -48,33 +57,42 @@ impl VfCounters {
         let Some(counts) = self.vfs.get_mut(usize::from(vf)) else {
             return Ok(());
         };
-        let before = *counts;
         counts.rx_packets.read::<PVFGPRC>(regs, vf)?;
         counts.rx_bytes.read::<PVFGORC>(regs, vf)?;
         counts.rx_multicast.read::<PVFMPRC>(regs, vf)?;
         counts.tx_packets.read::<PVFGPTC>(regs, vf)?;
-        counts.tx_bytes.read::<PVFGOTC>(regs, vf)?;
-        if !before.known {
-            // What a VF of an earlier time left in the registers is not this one's.
-            let base = *counts;
-            *counts = Counts {
-                known: true,
-                ..before
-            };
-            counts.rx_packets.last = base.rx_packets.last;
-            counts.rx_bytes.last = base.rx_bytes.last;
-            counts.rx_multicast.last = base.rx_multicast.last;
-            counts.tx_packets.last = base.tx_packets.last;
-            counts.tx_bytes.last = base.tx_bytes.last;
-        }
-        Ok(())
+        counts.tx_bytes.read::<PVFGOTC>(regs, vf)
     }
 
-    /// Forgets a VF, whose number another tenant gets.
-    pub(crate) fn forget(&mut self, vf: u8) {
+    /// Goes on from what the card's counters say now, whatever they said before: a reset of the VF
+    /// may have set them to 0.
+    pub(crate) fn rebase(&mut self, regs: &Registers, vf: u8) -> Result<(), FunctionError> {
+        let Some(counts) = self.vfs.get_mut(usize::from(vf)) else {
+            return Ok(());
+        };
+        counts.rx_packets.rebase::<PVFGPRC>(regs, vf)?;
+        counts.rx_bytes.rebase::<PVFGORC>(regs, vf)?;
+        counts.rx_multicast.rebase::<PVFMPRC>(regs, vf)?;
+        counts.tx_packets.rebase::<PVFGPTC>(regs, vf)?;
+        counts.tx_bytes.rebase::<PVFGOTC>(regs, vf)
+    }
+
+    /// Begins at 0 for a VF that is new, whatever an earlier one of its number has left behind.
+    pub(crate) fn begin(&mut self, regs: &Registers, vf: u8) -> Result<(), FunctionError> {
+        self.update(regs, vf)?;
         if let Some(counts) = self.vfs.get_mut(usize::from(vf)) {
-            *counts = Counts::default();
+            for counter in [
+                &mut counts.rx_packets,
+                &mut counts.rx_bytes,
+                &mut counts.rx_multicast,
+                &mut counts.tx_packets,
+                &mut counts.tx_bytes,
+            ] {
+                counter.total = 0;
+            }
+            counts.spoofed = 0;
         }
+        Ok(())
     }
 
     /// Reads whose frames were dropped as spoofed since the last call (WVBR: one bit per queue,

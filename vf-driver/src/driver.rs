@@ -22,6 +22,8 @@ use crate::error::VfError;
 
 /// How long after a failed handshake the next one is tried.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often the VF looks for a reset of the PF, which takes away the interrupt that would tell of it.
+const WATCHDOG: Duration = Duration::from_millis(500);
 
 /// How a VF is driven.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +47,8 @@ pub struct VfDriver {
     pub(crate) wanted_open: bool,
     /// The handshake has to be done (again), not before this time.
     waiting: Option<Instant>,
+    /// When to look for a reset of the PF.
+    watchdog: Instant,
     pub(crate) gone: bool,
     resets: u64,
     /// Memory of [`Self::post_descriptor_outside`].
@@ -87,6 +91,7 @@ impl VfDriver {
             mac: MacAddress::ZERO,
             wanted_open: false,
             waiting: None,
+            watchdog: Instant::now() + WATCHDOG,
             gone: false,
             resets: 0,
             stray_ring: None,
@@ -126,17 +131,18 @@ impl VfDriver {
     }
 
     pub(crate) fn next_retry(&self) -> Option<Duration> {
-        self.waiting
-            .map(|at| at.saturating_duration_since(Instant::now()))
+        let next = self.waiting.unwrap_or(self.watchdog);
+        (!self.gone).then(|| next.saturating_duration_since(Instant::now()))
     }
 
     /// Reset the queues and interrupts, introduce the VF, route its interrupts, and open the queues
     /// again if they were wanted.
     fn start_over(&mut self) -> Result<(), VfError> {
-        self.port.drop_rings();
         let reset = Value::<PVTCTRL>::default().set(PVTCTRL::RST);
         self.regs
             .write::<vf::VTCTRL>(Value::from_raw(reset.raw()))?;
+        // Only now: until the reset the card may use the memory.
+        self.port.drop_rings();
         self.interrupts.set_up(
             &self.regs,
             self.port.queue(),
@@ -194,6 +200,10 @@ impl VfDriver {
                 _ => {}
             }
         }
+        if status == Status::Reset && *request != VfRequest::Init {
+            // The PF knows nothing of this VF: it was reset, or another PF driver has come.
+            self.waiting = Some(Instant::now());
+        }
         Ok(status)
     }
 
@@ -205,8 +215,8 @@ impl VfDriver {
     /// [`igb_driver::netdev::NetDevice::service`].
     pub fn reset(&mut self) -> Result<(), VfError> {
         self.resets += 1;
-        self.port.drop_rings();
         self.regs.function().reset()?;
+        self.port.drop_rings();
         self.stray_ring = None;
         config::enable(self.regs.function().as_ref())?;
         self.interrupts.reconnect(&self.regs)?;
@@ -243,7 +253,10 @@ impl VfDriver {
         }
         let outcome = if self.waiting.is_some_and(|at| at <= Instant::now()) {
             self.begin_again(&mut changes)
-        } else if self.interrupts.take(OTHER_VECTOR) {
+        } else if self.interrupts.take(OTHER_VECTOR)
+            || self.waiting.is_none() && self.watchdog <= Instant::now()
+        {
+            self.watchdog = Instant::now() + WATCHDOG;
             self.hear(&mut changes)
         } else {
             Ok(())

@@ -87,6 +87,9 @@ impl NetDevice for VfDriver {
     }
 
     fn xmit(&mut self, frame: &[u8]) -> Result<(), XmitError> {
+        if self.gone {
+            return Err(XmitError::Gone);
+        }
         self.port.xmit(frame)
     }
 

@@ -1,0 +1,521 @@
+//! The driver pair against the emulated card, in process and without a mediator: requests go through
+//! the card's own mailbox.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use igb::FunctionId;
+use igb::frame::MacAddress;
+use igb_driver::netdev::NetDevice;
+use iommu::backend::InProcess;
+use iommu::function::Function;
+use iommu::interrupt::InterruptSet;
+use pf_driver::{LinkState, PfDriver, PfError, PfOptions, Policy};
+use vf_driver::{ChannelKind, Status, VfDriver, VfOptions, VfRequest};
+use vfio_user_device::{Card, CardOptions, MailboxMode};
+
+/// Nothing here takes this long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn card() -> Arc<Card> {
+    Card::new(CardOptions {
+        mailbox: MailboxMode::Open,
+        ..CardOptions::default()
+    })
+    .unwrap()
+}
+
+fn function(card: &Arc<Card>, id: FunctionId) -> Arc<InProcess> {
+    Arc::new(InProcess::new(card.function(id)).unwrap())
+}
+
+fn probe(card: &Arc<Card>, options: PfOptions) -> PfDriver {
+    PfDriver::probe(function(card, FunctionId::PF), options).unwrap()
+}
+
+fn options(policy: &str) -> PfOptions {
+    PfOptions {
+        policy: Policy::parse(policy).unwrap(),
+        ..PfOptions::default()
+    }
+}
+
+/// Waits until a device has something to do, and lets it.
+fn step(device: &mut dyn NetDevice, wait: Duration) {
+    let mut set = InterruptSet::new(0).unwrap();
+    for fd in device.event_fds() {
+        set.watch(fd).unwrap();
+    }
+    let wait = device.next_timeout().map_or(wait, |own| own.min(wait));
+    set.wait(Some(wait)).unwrap();
+    device.service();
+}
+
+type Job = Box<dyn FnOnce(&mut PfDriver) + Send>;
+
+/// A PF driver in its loop, as its program has it.
+struct Running {
+    jobs: Sender<Job>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<PfDriver>>,
+}
+
+impl Running {
+    fn start(mut driver: PfDriver) -> Self {
+        let (jobs, todo): (_, Receiver<Job>) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopping.load(Ordering::Acquire) {
+                step(&mut driver, Duration::from_millis(5));
+                todo.try_iter().for_each(|job| job(&mut driver));
+            }
+            driver
+        });
+        Self {
+            jobs,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut PfDriver) -> T + Send + 'static) -> T {
+        let (done, answer) = channel();
+        let job: Job = Box::new(move |driver| done.send(job(driver)).unwrap());
+        self.jobs.send(job).unwrap();
+        answer.recv_timeout(PATIENCE).expect("the PF's loop runs")
+    }
+
+    fn finish(mut self) -> PfDriver {
+        self.stop.store(true, Ordering::Release);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+fn vf(card: &Arc<Card>, n: u8) -> VfDriver {
+    let options = VfOptions {
+        channel: ChannelKind::Mailbox,
+        ..VfOptions::default()
+    };
+    VfDriver::probe(function(card, FunctionId::vf(n)), &options).unwrap()
+}
+
+fn frame(to: MacAddress, from: MacAddress, len: usize, fill: u8) -> Vec<u8> {
+    let mut frame = vec![fill; len];
+    frame[..6].copy_from_slice(&to.bytes());
+    frame[6..12].copy_from_slice(&from.bytes());
+    frame[12..14].copy_from_slice(&igb::frame::ETHERTYPE_EXPERIMENTAL.to_be_bytes());
+    frame
+}
+
+fn send(from: &mut dyn NetDevice, frame: &[u8]) {
+    from.xmit(frame).unwrap();
+    from.flush();
+}
+
+/// The next frame that arrives; `None` if none does.
+fn receive(device: &mut dyn NetDevice, wait: Duration) -> Option<Vec<u8>> {
+    let end = Instant::now() + wait;
+    loop {
+        let mut arrived = None;
+        device.poll(1, &mut |frame| arrived = Some(frame.to_vec()));
+        if arrived.is_some() || Instant::now() >= end {
+            return arrived;
+        }
+        step(device, end.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Sends from one to the other until the last of a burst has come; returns what came in order.
+fn burst(from: &mut VfDriver, to: &mut VfDriver, frames: u8, len: usize) {
+    let (source, target) = (from.mac(), to.mac());
+    for n in 0..frames {
+        send(from, &frame(target, source, len, n));
+    }
+    for n in 0..frames {
+        let arrived = receive(to, PATIENCE).expect("frame arrives");
+        assert_eq!(arrived, frame(target, source, len, n));
+    }
+}
+
+#[test]
+fn probe_reports_what_the_card_can_do() {
+    let card = card();
+    let driver = probe(&card, PfOptions::default());
+    let capabilities = driver.capabilities();
+    assert!(capabilities.sriov);
+    assert_eq!((capabilities.total_vfs, capabilities.max_vfs), (8, 7));
+    assert_eq!(
+        (capabilities.first_vf_offset, capabilities.vf_stride),
+        (0x80, 2)
+    );
+    assert_eq!(capabilities.vf_device_id, 0x10CA);
+    let bars: Vec<_> = capabilities
+        .vf_bars
+        .iter()
+        .map(|b| (b.index, b.size))
+        .collect();
+    assert_eq!(bars, [(0, 0x4000), (3, 0x4000)]);
+    assert_eq!(capabilities.missing, Vec::<String>::new());
+    assert_eq!(driver.mac(), CardOptions::default().mac);
+    assert!(driver.carrier());
+    driver.remove();
+}
+
+#[test]
+fn vfs_come_and_go_and_never_outlive_sriov() {
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    for n in [1, 7, 3] {
+        driver.sriov_configure(n).unwrap();
+        assert_eq!(u16::from(card.num_vfs()), n);
+        assert!(matches!(
+            driver.sriov_configure(2),
+            Err(PfError::VfsEnabled { .. })
+        ));
+        assert!(driver.get_vf_config(n).is_err());
+        driver.get_vf_config(n - 1).unwrap();
+        driver.sriov_configure(0).unwrap();
+        assert_eq!(card.num_vfs(), 0);
+        assert!(driver.get_vf_config(0).is_err());
+    }
+    assert!(matches!(
+        driver.sriov_configure(8),
+        Err(PfError::TooManyVfs { .. })
+    ));
+    driver.sriov_configure(2).unwrap();
+    driver.remove();
+    assert_eq!(card.num_vfs(), 0);
+}
+
+#[test]
+fn frames_pass_between_vfs_and_the_pf() {
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(2).unwrap();
+    driver.open().unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    a.open().unwrap();
+    b.open().unwrap();
+    assert!(a.carrier());
+    burst(&mut a, &mut b, 50, 64);
+    burst(&mut b, &mut a, 50, 1514);
+
+    let mut driver = pf.finish();
+    let hello = frame(driver.mac(), a.mac(), 100, 7);
+    send(&mut a, &hello);
+    assert_eq!(receive(&mut driver, PATIENCE), Some(hello));
+    let answer = frame(a.mac(), driver.mac(), 100, 8);
+    send(&mut driver, &answer);
+    assert_eq!(receive(&mut a, PATIENCE), Some(answer));
+
+    let everybody = frame(MacAddress::BROADCAST, b.mac(), 100, 9);
+    send(&mut b, &everybody);
+    assert_eq!(receive(&mut a, PATIENCE).as_ref(), Some(&everybody));
+    assert_eq!(receive(&mut driver, PATIENCE), Some(everybody));
+    assert_eq!(
+        receive(&mut b, Duration::from_millis(50)),
+        None,
+        "not its own"
+    );
+
+    let stats = driver.get_vf_stats(0).unwrap();
+    assert_eq!(stats.rx_packets, 52);
+    assert_eq!(stats.tx_packets, 51);
+    a.remove();
+    b.remove();
+    driver.remove();
+}
+
+#[test]
+fn jumbo_frames_pass_where_the_pf_allows_them() {
+    let card = card();
+    let mut driver = probe(
+        &card,
+        PfOptions {
+            mtu: 9216,
+            ..PfOptions::default()
+        },
+    );
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    for device in [&mut a, &mut b] {
+        device.set_mtu(9216).unwrap();
+        device.open().unwrap();
+    }
+    burst(&mut a, &mut b, 20, 9216 + 14);
+    assert!(a.xmit(&vec![0; 9216 + 19]).is_err());
+    pf.finish().remove();
+}
+
+#[test]
+fn requests_are_granted_and_refused_by_policy() {
+    let policy = r#"{ "vfs": { "1": { "mac": "02:00:00:00:aa:01", "allowed_vlans": [10] } } }"#;
+    let card = card();
+    let mut driver = probe(&card, options(policy));
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    assert_eq!(b.mac().to_string(), "02:00:00:00:aa:01");
+    let own = [2, 0, 0, 0, 0xBB, 0];
+    let ask = |vf: &mut VfDriver, request| vf.request(&request).unwrap();
+    assert_eq!(ask(&mut a, VfRequest::SetMac(own)), Status::Ok);
+    assert_eq!(a.mac().bytes(), own);
+    for (request, granted) in [
+        (VfRequest::SetMac(own), false),
+        (VfRequest::AddMac(own), false),
+        (VfRequest::AddVlan(10), true),
+        (VfRequest::AddVlan(11), false),
+        (VfRequest::SetMtu(1400), true),
+        (VfRequest::SetMtu(1501), false),
+        (
+            VfRequest::SetPromisc {
+                unicast: true,
+                multicast: false,
+            },
+            false,
+        ),
+    ] {
+        let status = ask(&mut b, request);
+        assert_eq!(status == Status::Ok, granted, "{request:?}: {status:?}");
+    }
+    let (config, stats) = pf.run(|pf| (pf.get_vf_config(1).unwrap(), pf.get_vf_stats(1).unwrap()));
+    assert_eq!((config.mtu, config.vlans), (1400, vec![10]));
+    assert_eq!(stats.refused["promisc-not-trusted"], 1);
+    assert_eq!(stats.refused["vlan-not-allowed"], 1);
+    pf.finish().remove();
+}
+
+#[test]
+fn the_card_enforces_what_the_administrator_sets() {
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(3).unwrap();
+    let pf = Running::start(driver);
+    let mut vfs: Vec<_> = (0..3).map(|n| vf(&card, n)).collect();
+    vfs.iter_mut().for_each(|vf| vf.open().unwrap());
+    let [a, b, c] = &mut vfs[..] else {
+        unreachable!()
+    };
+    burst(a, b, 3, 64);
+
+    // A source that is not the sender's does not pass, until the check is off.
+    let spoofed = frame(b.mac(), MacAddress([2, 9, 9, 9, 9, 9]), 64, 1);
+    send(a, &spoofed);
+    burst(a, b, 1, 64);
+    pf.run(|pf| pf.set_vf_spoofchk(0, false)).unwrap();
+    send(a, &spoofed);
+    assert_eq!(receive(b, PATIENCE), Some(spoofed));
+
+    // A VLAN separates: A and C are in it, B is not.
+    pf.run(|pf| pf.set_vf_vlan(0, 10, 3)).unwrap();
+    pf.run(|pf| pf.set_vf_vlan(2, 10, 0)).unwrap();
+    let unheard = frame(b.mac(), a.mac(), 64, 2);
+    send(a, &unheard);
+    burst(a, c, 3, 1514);
+    assert_eq!(receive(b, Duration::from_millis(20)), None);
+    pf.run(|pf| pf.set_vf_vlan(0, 0, 0)).unwrap();
+    burst(a, b, 1, 64);
+
+    // A VF whose link is disabled neither sends nor receives.
+    pf.run(|pf| pf.set_vf_link_state(1, LinkState::Disable))
+        .unwrap();
+    let unheard = frame(b.mac(), a.mac(), 64, 3);
+    send(a, &unheard);
+    assert_eq!(receive(b, Duration::from_millis(20)), None);
+    pf.run(|pf| pf.set_vf_link_state(1, LinkState::Enable))
+        .unwrap();
+    burst(a, b, 1, 64);
+
+    let refused = pf.run(|pf| pf.set_vf_mac(1, pf.mac()));
+    assert!(matches!(refused, Err(PfError::MacInUse(_))));
+    let refused = pf.run(|pf| pf.set_vf_min_rate(1, 10));
+    assert!(matches!(refused, Err(PfError::NotSupported(_))));
+    let spoofs = pf.run(|pf| pf.get_vf_stats(0).unwrap().tx_spoofed);
+    assert!(spoofs >= 1, "the card told who spoofs");
+    pf.finish().remove();
+}
+
+#[test]
+fn a_vf_that_is_reset_begins_anew_and_its_sibling_does_not_notice() {
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(3).unwrap();
+    let pf = Running::start(driver);
+    let mut vfs: Vec<_> = (0..3).map(|n| vf(&card, n)).collect();
+    vfs.iter_mut().for_each(|vf| vf.open().unwrap());
+    let [a, b, c] = &mut vfs[..] else {
+        unreachable!()
+    };
+    let sibling = pf.run(|pf| pf.get_vf_config(1).unwrap());
+    for vid in [5, 6] {
+        assert_eq!(a.request(&VfRequest::AddVlan(vid)).unwrap(), Status::Ok);
+    }
+    a.reset().unwrap();
+    let config = pf.run(|pf| pf.get_vf_config(0).unwrap());
+    assert_eq!(
+        config.vlans,
+        Vec::<u16>::new(),
+        "filters went with the reset"
+    );
+    assert_eq!(pf.run(|pf| pf.get_vf_config(1).unwrap()), sibling);
+    burst(b, c, 5, 64);
+    burst(a, b, 5, 64);
+    burst(b, a, 5, 64);
+    pf.finish().remove();
+}
+
+#[test]
+fn a_vf_that_is_taken_away_is_gone_and_says_so() {
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(1).unwrap();
+    let pf = Running::start(driver);
+    let taken = function(&card, FunctionId::vf(0));
+    let options = VfOptions {
+        channel: ChannelKind::Mailbox,
+        ..VfOptions::default()
+    };
+    let mut a = VfDriver::probe(taken.clone(), &options).unwrap();
+    a.open().unwrap();
+    pf.run(|pf| pf.sriov_configure(0)).unwrap();
+    taken.remove();
+    assert!(taken.lost());
+    assert!(a.service().gone);
+    assert!(a.gone());
+    a.poll(8, &mut |_| panic!("no frame"));
+    assert!(a.request(&VfRequest::SetMtu(1400)).is_err());
+    a.remove();
+    pf.finish().remove();
+}
+
+fn stateful(path: &Path) -> PfOptions {
+    PfOptions {
+        state: Some(path.to_owned()),
+        ..PfOptions::default()
+    }
+}
+
+#[test]
+fn a_pf_driver_that_comes_back_adopts_the_vfs_and_disturbs_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.json");
+    let card = card();
+    let mut driver = probe(&card, stateful(&state));
+    assert!(!driver.adopted());
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    a.open().unwrap();
+    b.open().unwrap();
+    assert_eq!(a.request(&VfRequest::AddVlan(5)).unwrap(), Status::Ok);
+    pf.run(|pf| pf.set_vf_trust(1, true)).unwrap();
+    let before = pf.run(|pf| {
+        (0..2)
+            .map(|n| pf.get_vf_config(n).unwrap())
+            .collect::<Vec<_>>()
+    });
+    // As when it is killed: nothing is taken down.
+    drop(pf.finish());
+    burst(&mut a, &mut b, 5, 64);
+
+    let driver = probe(&card, stateful(&state));
+    assert!(driver.adopted());
+    assert_eq!(driver.num_vfs(), 2);
+    burst(&mut a, &mut b, 5, 64);
+    let pf = Running::start(driver);
+    let after = pf.run(|pf| {
+        (0..2)
+            .map(|n| pf.get_vf_config(n).unwrap())
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(before, after);
+    for device in [&mut a, &mut b] {
+        assert!(!device.service().reset, "nobody was reset");
+    }
+    assert_eq!(a.request(&VfRequest::DelVlan(5)).unwrap(), Status::Ok);
+    pf.finish().remove();
+    assert_eq!(card.num_vfs(), 0);
+}
+
+#[test]
+fn a_pf_reset_is_seen_by_the_vfs_which_begin_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.json");
+    let card = card();
+    let mut driver = probe(&card, stateful(&state));
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    a.open().unwrap();
+    b.open().unwrap();
+    burst(&mut a, &mut b, 5, 64);
+    drop(pf.finish());
+    let driver = probe(
+        &card,
+        PfOptions {
+            reset: true,
+            ..stateful(&state)
+        },
+    );
+    assert_eq!(driver.num_vfs(), 2);
+    let pf = Running::start(driver);
+    for device in [&mut a, &mut b] {
+        let end = Instant::now() + PATIENCE;
+        let mut set = InterruptSet::new(0).unwrap();
+        set.watch(device.event_fds()[0]).unwrap();
+        while !device.service().reset {
+            assert!(Instant::now() < end, "the VF noticed the PF's reset");
+            let wait = device.next_timeout().unwrap_or(Duration::from_millis(50));
+            set.wait(Some(wait)).unwrap();
+        }
+    }
+    burst(&mut a, &mut b, 5, 64);
+    pf.finish().remove();
+}
+
+#[test]
+fn without_state_vfs_of_an_earlier_driver_go() {
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(2).unwrap();
+    drop(driver);
+    assert_eq!(card.num_vfs(), 2);
+    let driver = probe(&card, PfOptions::default());
+    assert_eq!((driver.num_vfs(), card.num_vfs()), (0, 0));
+    driver.remove();
+}
+
+#[test]
+fn a_closed_mailbox_is_named() {
+    let card = Card::new(CardOptions {
+        mailbox: MailboxMode::Closed,
+        ..CardOptions::default()
+    })
+    .unwrap();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(1).unwrap();
+    let pf = Running::start(driver);
+    for (channel, words) in [
+        (
+            ChannelKind::Mailbox,
+            "the hardware mailbox of this VF is closed",
+        ),
+        (ChannelKind::Mediated, "no mediated channel here"),
+    ] {
+        let options = VfOptions {
+            channel,
+            ..VfOptions::default()
+        };
+        let probed = VfDriver::probe(function(&card, FunctionId::vf(0)), &options);
+        let error = probed.err().expect("no way to the PF").to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    pf.finish().remove();
+}
