@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use env_logger::Env;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vfio_user_device::capture::Capture;
@@ -21,9 +22,19 @@ use crate::cli::Arguments;
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
+    raise_descriptor_limit();
     // Before anything is made that a signal would leave behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot listen for signals")?;
     serve(&arguments, &mut signals)
+}
+
+/// Nine functions per card, each with a client's files and eventfds, come near the usual soft limit.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        log::warn!("the limit of open files stays as it is: {errno}");
+    }
 }
 
 fn serve(arguments: &Arguments, signals: &mut Signals) -> anyhow::Result<()> {
@@ -65,7 +76,8 @@ fn serve(arguments: &Arguments, signals: &mut Signals) -> anyhow::Result<()> {
         None => None,
     };
     for socket in &sockets {
-        eprintln!("ready: {}", socket.pf_socket().display());
+        // Whatever RUST_LOG says: scripts wait for it.
+        eprintln!("ready: listening on {}", socket.pf_socket().display());
     }
     if let Some(signal) = signals.forever().next() {
         let name = if signal == SIGINT {

@@ -181,7 +181,10 @@ impl Worker<'_> {
 fn polled(card: &CardState, data: &DataPath) -> FunctionSet {
     data.must_poll()
         .iter()
-        .filter(|function| card.view(*function).shares_pages())
+        .filter(|function| {
+            let view = card.view(*function);
+            view.is_connected() && view.shares_pages()
+        })
         .collect()
 }
 

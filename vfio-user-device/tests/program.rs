@@ -25,7 +25,7 @@ struct Program {
 }
 
 impl Program {
-    /// Start it, and wait until it says that it is ready (`cards` times).
+    /// Start it, and wait until it says that it is ready, for each card.
     fn start(arguments: &[&str], cards: usize) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_vfio-user-device"))
             .args(arguments)
@@ -36,9 +36,8 @@ impl Program {
         let stderr = BufReader::new(child.stderr.take().expect("its stderr"));
         let mut program = Self { child, stderr };
         for _ in 0..cards {
-            program.wait_for("listening on");
+            program.wait_for("ready: listening on");
         }
-        program.wait_for("ready:");
         program
     }
 

@@ -92,6 +92,28 @@ fn a_vf_socket_lives_as_long_as_its_vf_and_takes_its_client_along() {
 }
 
 #[test]
+fn doorbells_in_shared_pages_are_noticed_with_and_without_the_wake_protocol() {
+    let served = serve(options());
+    let pf = connect(&served.sockets.pf_socket());
+    bring_up(&*pf, 3);
+    let dir = served.dir.path();
+    let mut stations: Vec<_> = (0..3)
+        .map(|n| Station::open(connect(&vf_socket(dir, n))))
+        .collect();
+    stations[0].ring_by_store();
+    stations[1].ring_and_wake();
+    for fill in 0..100 {
+        for sender in 0..2 {
+            let frame = broadcast(sender, 70, fill);
+            assert!(stations[usize::from(sender)].send(&frame));
+            // Waiting for each lets the card fall asleep again and again.
+            assert_eq!(stations[2].receive(), frame);
+            assert_eq!(stations[1 - usize::from(sender)].receive(), frame);
+        }
+    }
+}
+
+#[test]
 fn a_pf_that_comes_back_in_time_finds_its_vfs_and_their_traffic() {
     let served = serve(options());
     let pf = connect(&served.sockets.pf_socket());

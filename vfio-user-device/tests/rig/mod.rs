@@ -5,17 +5,18 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use igb::descriptor::{RxRead, RxWriteBack, SIZE, TxCommand, TxData, TxWriteBack, to_bytes};
 use igb::pci::{command, header, offset, sriov};
+use igb::queue_page::{DOORBELL_ASLEEP, DOORBELL_WAKE, VF_TX};
 use igb::{Register, Value, vf};
 use iommu::backend::{InProcess, VfioUser};
 use iommu::function::Function;
 use iommu::interrupt::InterruptSet;
-use iommu::memory::SharedMemory;
+use iommu::memory::{MapAccess, SharedMemory};
 use nix::errno::Errno;
 use vfio_user::client::{ClientOptions, DmaHandler, DmaReply};
 use vfio_user::device::{DmaAccess, irq, region};
@@ -149,11 +150,23 @@ const RX_BUFFERS: usize = 0x40000;
 const MEMORY: usize = 0x80000;
 const IOVA: u64 = 0x1000_0000;
 
+/// How a doorbell is rung.
+enum Ringing {
+    /// By messages.
+    Trapped,
+    /// By a store into the shared page, and nothing else, as a stock driver in a guest does.
+    Stored(SharedMemory),
+    /// By a store, and by a message if the card says that it sleeps.
+    Woken(SharedMemory),
+}
+
 /// A VF with its queue 0 open, and everything it needs in one memory file.
 pub(crate) struct Station {
     pub(crate) function: Arc<dyn Function>,
     pub(crate) memory: Arc<SharedMemory>,
     interrupts: InterruptSet,
+    /// How the transmit doorbell is rung.
+    ringing: Ringing,
     tx: u32,
     rx: u32,
 }
@@ -167,8 +180,45 @@ impl Station {
             function,
             memory: Arc::new(memory),
             interrupts,
+            ringing: Ringing::Trapped,
             tx: 0,
             rx: 0,
+        }
+    }
+
+    fn pages(&self) -> SharedMemory {
+        let bar0 = self.function.region(region::BAR0).expect("BAR0");
+        let size = bar0.sparse.iter().map(|area| area.offset + area.size).max();
+        let fd = bar0.fd.expect("shared pages");
+        let size = size.expect("shared pages") as usize;
+        SharedMemory::map(fd, bar0.fd_offset, size, MapAccess::ReadWrite).expect("mapped")
+    }
+
+    /// From now on ring by stores alone.
+    pub(crate) fn ring_by_store(&mut self) {
+        self.ringing = Ringing::Stored(self.pages());
+    }
+
+    /// From now on speak the wake protocol.
+    pub(crate) fn ring_and_wake(&mut self) {
+        write_register(&*self.function, VF_TX + DOORBELL_WAKE, 1);
+        self.ringing = Ringing::Woken(self.pages());
+    }
+
+    fn ring(&self) {
+        let tail = Value::<vf::TDT>::from_raw(self.tx % RING);
+        let at = vf::TDT::offset(0) as usize;
+        match &self.ringing {
+            Ringing::Trapped => write(&*self.function, 0, tail),
+            Ringing::Stored(pages) => pages.store_u32(at, tail.raw(), Ordering::Release),
+            Ringing::Woken(pages) => {
+                pages.store_u32(at, tail.raw(), Ordering::Release);
+                fence(Ordering::SeqCst);
+                let asleep = (VF_TX + DOORBELL_ASLEEP) as usize;
+                if pages.load_u32(asleep, Ordering::Relaxed) != 0 {
+                    write(&*self.function, 0, tail);
+                }
+            }
         }
     }
 
@@ -274,11 +324,7 @@ impl Station {
         let data = TxData::new(iova, len as u16, command).with_payload_length(len as u32);
         self.memory.write(slot, &to_bytes(data.raw()));
         self.tx += 1;
-        write(
-            &*self.function,
-            0,
-            Value::<vf::TDT>::from_raw(self.tx % RING),
-        );
+        self.ring();
         true
     }
 
