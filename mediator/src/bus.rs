@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mediator_protocol::{FromPf, Status, ToPf};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,47 @@ pub(crate) struct Core {
     pub(crate) offer_timeout: Duration,
     /// The last generation of each VF: they are never used twice, even when a VF comes back.
     pub(crate) generations: Mutex<HashMap<u16, u32>>,
+    pub(crate) changes: Changes,
+}
+
+/// Tells those who wait that some slot has changed its state.
+#[derive(Default)]
+pub(crate) struct Changes {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Changes {
+    pub(crate) fn announce(&self) {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.changed.notify_all();
+    }
+
+    /// Wait until `look` finds something; it is called again after each change.
+    pub(crate) fn wait_for<T>(
+        &self,
+        timeout: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let end = Instant::now().checked_add(timeout);
+        loop {
+            let seen = *self.count.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            let left = end.map_or(Duration::MAX, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return None;
+            }
+            let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self
+                .changed
+                .wait_timeout_while(count, left, |count| *count == seen);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
 }
 
 impl Core {

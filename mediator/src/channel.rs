@@ -261,17 +261,14 @@ impl Channel {
             });
         };
         let asked = self.outstanding.remove(n);
-        let (status, body) = match check(asked.origin, asked.kind, reply) {
-            Some(body) => (reply.status, body),
-            None => {
-                host.record(Event::MalformedReply {
-                    slot: self.vf,
-                    id: reply.id,
-                });
-                (Status::Invalid, ReplyBody::Empty)
-            }
+        let Some(body) = check(asked.origin, asked.kind, reply) else {
+            host.record(Event::MalformedReply {
+                slot: self.vf,
+                id: reply.id,
+            });
+            return self.finish(asked, Status::Invalid, ReplyBody::Empty, now, host);
         };
-        self.finish(asked, status, body, now, host);
+        self.finish(asked, reply.status, body, now, host);
         if matches!(asked.origin, Origin::Mailbox { word0, superseded: false } if is_reset(word0)) {
             self.mailbox.clear_to_send();
         }
@@ -355,11 +352,15 @@ impl Channel {
             );
         }
         self.generation = self.generation.wrapping_add(1);
-        self.mailbox.reset();
-        if cause == ResetCause::Tenant {
-            self.blocks.forget(self.generation);
-        } else {
-            self.blocks.reset(self.generation);
+        // A VF on its way out keeps its last answers for whoever still looks; the next VF in this
+        // slot has a channel of its own.
+        if !self.torn_down {
+            self.mailbox.reset();
+            if cause == ResetCause::Tenant {
+                self.blocks.forget(self.generation);
+            } else {
+                self.blocks.reset(self.generation);
+            }
         }
         host.record(Event::Reset {
             slot: self.vf,
@@ -449,7 +450,10 @@ impl Channel {
             (Origin::Mailbox { word0, .. }, body) => {
                 let words = match body {
                     ReplyBody::Mailbox(words) => words,
-                    _ => self.mailbox.verdict(word0, status == Status::Ok),
+                    // A RESET that succeeds needs a MAC address; without one the VF picks its own.
+                    _ => self
+                        .mailbox
+                        .verdict(word0, status == Status::Ok && !is_reset(word0)),
                 };
                 if self.mailbox.answer(words) == Delivery::Notify {
                     host.notify();

@@ -32,7 +32,7 @@ pub const EJECT_TIMEOUT: Duration = Duration::from_secs(60);
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ControlRequest {
     /// Show every slot.
-    List,
+    List {},
     /// Ask the guest to let go, then take the VF away.
     Eject {
         /// Which slot.
@@ -181,7 +181,7 @@ fn serve(mut stream: &UnixStream, bus: &Bus) -> io::Result<()> {
 
 fn carry_out(request: ControlRequest, bus: &Bus) -> ControlAnswer {
     let (slot, ask) = match request {
-        ControlRequest::List => return ControlAnswer::Slots { slots: bus.list() },
+        ControlRequest::List {} => return ControlAnswer::Slots { slots: bus.list() },
         ControlRequest::Eject { slot, timeout_ms } => (
             slot,
             Some(timeout_ms.map_or(EJECT_TIMEOUT, Duration::from_millis)),

@@ -81,9 +81,9 @@ struct RunArgs {
 
 #[derive(Args)]
 struct CtlArgs {
-    /// The mediator's control socket.
-    #[arg(long, value_name = "SOCK")]
-    control: PathBuf,
+    /// The mediator's control socket: what it was given as --control.
+    #[arg(long, value_name = "SOCK", global = true)]
+    control: Option<PathBuf>,
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -168,7 +168,7 @@ fn read_token(path: &Path) -> Result<Token> {
 
 fn ctl(args: CtlArgs) -> Result<()> {
     let request = match args.command {
-        CtlCommand::List => ControlRequest::List,
+        CtlCommand::List => ControlRequest::List {},
         CtlCommand::Eject { slot, timeout } => {
             let timeout = Duration::try_from_secs_f64(timeout)
                 .context("--timeout is not a time in seconds")?;
@@ -180,7 +180,10 @@ fn ctl(args: CtlArgs) -> Result<()> {
         }
         CtlCommand::Revoke { slot } => ControlRequest::Revoke { slot },
     };
-    let answer = control::ask(&args.control, request)?;
+    let control = args
+        .control
+        .context("--control SOCK is missing: name the socket that the mediator was given")?;
+    let answer = control::ask(&control, request)?;
     if args.json {
         println!("{}", serde_json::to_string(&answer)?);
     }

@@ -14,12 +14,13 @@ use vfio_user::device::Device;
 use vfio_user::server::Stop;
 
 use crate::audit::Audit;
-use crate::bus::{Bus, Core, SlotError, SlotInfo};
+use crate::bus::{Bus, Changes, Core, SlotError, SlotInfo};
 use crate::clock::{Clock, Timer};
 use crate::control::ControlPort;
 use crate::limits::Limits;
 use crate::nic::Nic;
 use crate::pf::{PfLink, PfPort};
+use crate::slot::SlotState;
 use crate::socket::{Private, SocketError};
 
 /// How a mediator is set up.
@@ -117,6 +118,7 @@ impl Mediator {
             socket_dir: options.socket_dir,
             offer_timeout: options.offer_timeout,
             generations: std::sync::Mutex::default(),
+            changes: Changes::default(),
         });
         let bus = Arc::new(Bus::new(core));
         let mut mediator = Self {
@@ -198,6 +200,28 @@ impl Mediator {
     /// A VF on the bus, for a client in this process. Only with `socket_dir: None`.
     pub fn device(&self, vf: u16) -> Option<Arc<dyn Device>> {
         self.bus.device(vf)
+    }
+
+    /// [`Self::device`], waiting for the VF to be on the bus, `timeout` at most.
+    pub fn wait_for_device(&self, vf: u16, timeout: Duration) -> Option<Arc<dyn Device>> {
+        self.bus
+            .core
+            .changes
+            .wait_for(timeout, || self.bus.device(vf))
+    }
+
+    /// Wait until a slot that has or had a VF is absent, `timeout` at most.
+    pub fn wait_absent(&self, slot: u16, timeout: Duration) -> bool {
+        let absent = || {
+            self.list()
+                .iter()
+                .any(|info| info.slot == slot && info.state == SlotState::Absent.name())
+        };
+        self.bus
+            .core
+            .changes
+            .wait_for(timeout, || absent().then_some(()))
+            .is_some()
     }
 
     /// Every slot that has or had a VF, by number.

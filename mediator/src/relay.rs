@@ -248,6 +248,10 @@ fn fence(mut region: Region) -> Region {
 
 impl Device for Slot {
     fn connected(&self, dma: Arc<dyn DmaClient>) {
+        // A client in process may come after the VF has left: it finds nothing here.
+        if self.stop.is_raised() {
+            return;
+        }
         self.forwarder.set_client(Some(dma));
         self.channel(|channel, _, host| channel.attach(host));
     }

@@ -10,7 +10,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use igb::function::FunctionKind;
@@ -124,7 +124,6 @@ pub(crate) struct Slot {
     ask_release: AtomicBool,
     attention: EventFd,
     life: Mutex<Life>,
-    life_changed: Condvar,
     pub(crate) stop: Stop,
 }
 
@@ -161,7 +160,6 @@ impl Slot {
                 serial,
                 leave: None,
             }),
-            life_changed: Condvar::new(),
             stop,
         })
     }
@@ -218,13 +216,8 @@ impl Slot {
 
     /// Wait until the slot is absent, `timeout` at most.
     pub(crate) fn wait_absent(&self, timeout: Duration) -> bool {
-        let life = self.life();
-        let absent = |life: &mut Life| life.state != SlotState::Absent;
-        let (life, _) = self
-            .life_changed
-            .wait_timeout_while(life, timeout, absent)
-            .unwrap_or_else(PoisonError::into_inner);
-        life.state == SlotState::Absent
+        let absent = || (self.state() == SlotState::Absent).then_some(());
+        self.core.changes.wait_for(timeout, absent).is_some()
     }
 
     /// Why it left, once it has.
@@ -342,7 +335,7 @@ impl Slot {
             }
             life.serial
         };
-        self.life_changed.notify_all();
+        self.core.changes.announce();
         self.core.audit.record(Event::Present {
             slot: self.vf,
             serial,
@@ -446,7 +439,7 @@ impl Slot {
             .req_event
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = None;
-        self.channel(|channel, now, host| channel.detach(now, host));
+        self.detach();
         if self.state() == SlotState::Ejecting {
             self.leave(Leave::Ejected { graceful: true });
         }
@@ -465,6 +458,15 @@ impl Slot {
         }
     }
 
+    /// A client in process may outlive its VF, so it may have been detached before.
+    fn detach(&self) {
+        self.channel(|channel, now, host| {
+            if channel.attached() {
+                channel.detach(now, host);
+            }
+        });
+    }
+
     fn release(&self) -> Option<Arc<dyn Function>> {
         *self
             .lost_event
@@ -477,9 +479,7 @@ impl Slot {
     }
 
     fn finish(&self) {
-        if self.channel(|channel, _, _| channel.attached()) {
-            self.channel(|channel, now, host| channel.detach(now, host));
-        }
+        self.detach();
         if let Some(function) = self.release() {
             // Nobody owns the VF now: it must not go on as its last owner left it.
             if !function.lost()
@@ -515,7 +515,7 @@ impl Slot {
             },
         };
         self.core.pf.send(message);
-        self.life_changed.notify_all();
+        self.core.changes.announce();
     }
 
     // ---- the attendant ----

@@ -1,0 +1,8 @@
+//! Tests of the mediator against fakes of its three peers: the card, the PF driver, the guest.
+#![forbid(unsafe_code)]
+
+mod bus;
+mod channel;
+mod fixture;
+mod program;
+mod requests;
