@@ -67,8 +67,6 @@ drop_reasons! {
     Segmentation = "segmentation",
     /// A checksum request whose offsets lie outside the frame's header.
     BadChecksumContext = "bad-checksum-context",
-    /// The sender was reset or disabled with the frame in flight.
-    Aborted = "aborted",
 }
 
 /// Dropped frames by reason.

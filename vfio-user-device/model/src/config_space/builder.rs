@@ -226,9 +226,4 @@ impl ConfigSpace {
         }
         touched.then(|| u16::from_le_bytes(bytes))
     }
-
-    #[cfg(test)]
-    pub(crate) fn read_only_bits(&self, at: usize) -> u8 {
-        !(self.layout.writable[at] | self.layout.write_one_clear[at])
-    }
 }

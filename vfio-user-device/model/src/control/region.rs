@@ -76,29 +76,23 @@ impl Control {
             return Effects::NONE;
         }
         match region {
-            CardRegion::Config => {
-                let config = self.config_of(function);
-                config.read(offset, data);
-                Effects::NONE
-            }
+            CardRegion::Config => self.config_of(function).read(offset, data),
             CardRegion::Msix => {
                 let pending = self.interrupts.pending(function);
                 self.msix[function.slot()].read(offset, data, pending);
-                Effects::NONE
             }
-            CardRegion::Flash => {
-                data.fill(UNANSWERED);
-                Effects::NONE
-            }
-            CardRegion::Bar0 => self.each_dword(offset, data, |control, at, effects| {
-                control.read_dword(function, at, effects, host)
+            CardRegion::Flash => data.fill(UNANSWERED),
+            CardRegion::Bar0 => self.each_dword(offset, data, |control, at| {
+                control.read_dword(function, at, host)
             }),
-            CardRegion::Io => self.each_dword(offset, data, |control, at, effects| match at {
+            CardRegion::Io => self.each_dword(offset, data, |control, at| match at {
                 pci::IOADDR => control.io_address,
-                pci::IODATA => control.read_dword(function, control.io_address & !3, effects, host),
+                pci::IODATA => control.read_dword(function, control.io_address & !3, host),
                 _ => 0,
             }),
         }
+        // What reads change stays inside: nothing of it concerns the data path.
+        Effects::NONE
     }
 
     /// Write a region of a function. Any offset and length; what does not exist ignores it.
@@ -159,22 +153,20 @@ impl Control {
         &mut self,
         offset: u64,
         data: &mut [u8],
-        mut read: impl FnMut(&mut Self, u32, &mut Effects) -> u32,
-    ) -> Effects {
-        let mut effects = Effects::NONE;
+        mut read: impl FnMut(&mut Self, u32) -> u32,
+    ) {
         let mut done = 0;
         while done < data.len() {
             let at = offset.saturating_add(done as u64);
             let within = (at % DWORD) as usize;
             let value = u32::try_from(at - at % DWORD)
-                .map(|at| read(self, at, &mut effects))
+                .map(|at| read(self, at))
                 .unwrap_or(0);
             let bytes = &value.to_le_bytes()[within..];
             let len = bytes.len().min(data.len() - done);
             data[done..done + len].copy_from_slice(&bytes[..len]);
             done += len;
         }
-        effects
     }
 }
 

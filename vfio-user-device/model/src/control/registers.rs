@@ -24,15 +24,14 @@ impl Control {
         &mut self,
         function: FunctionId,
         at: u32,
-        effects: &mut Effects,
         host: &mut dyn ControlHost,
     ) -> u32 {
         if let Some((page, offset)) = extension_word(function, at) {
             return host.page_load(function, page, offset);
         }
         match decode(function, at) {
-            Some((decoded, Access::WriteOnly)) if decoded.id != RegisterId::ICS => 0,
-            Some((decoded, _)) => self.read_register(function, decoded, effects, host),
+            Some((_, Access::WriteOnly)) => 0,
+            Some((decoded, _)) => self.read_register(function, decoded, host),
             None => 0,
         }
     }
@@ -63,7 +62,6 @@ impl Control {
         &mut self,
         function: FunctionId,
         at: Decoded,
-        effects: &mut Effects,
         host: &mut dyn ControlHost,
     ) -> u32 {
         let Decoded { id, index } = at;
@@ -87,7 +85,6 @@ impl Control {
                 value.raw()
             }
             RegisterId::ICR => self.interrupts.read_icr(&self.bank, host),
-            RegisterId::ICS => 0,
             RegisterId::IMS => self.interrupts.ims(),
             RegisterId::VMBMEM => self.mailboxes.load(index),
             RegisterId::V2PMAILBOX if function.is_vf() => self.mailboxes.read_v2p(index).raw(),
@@ -106,11 +103,7 @@ impl Control {
             _ => match id.info().access {
                 Access::WriteOnly => 0,
                 Access::ReadClear => statistics::read_clear(&mut self.bank, id, index),
-                _ => {
-                    // Reading has no effect beyond the value.
-                    let _ = effects;
-                    self.bank.load(id, index)
-                }
+                _ => self.bank.load(id, index),
             },
         }
     }

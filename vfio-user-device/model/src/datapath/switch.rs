@@ -243,3 +243,257 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AddressFilter, PoolConfig, VlanFilter};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    const MACS: [MacAddress; 6] = [
+        MacAddress([2, 0, 0, 0, 0, 1]),
+        MacAddress([2, 0, 0, 0, 0, 2]),
+        MacAddress([2, 0, 0, 0, 0x10, 3]),
+        MacAddress([1, 0, 0x5E, 0, 0, 1]),
+        MacAddress([1, 0, 0x5E, 0, 0x20, 2]),
+        MacAddress::BROADCAST,
+    ];
+    const VIDS: [u16; 4] = [0, 1, 7, 4095];
+
+    /// The rules once more, told one receiver at a time: does `pool` get this frame, and does it
+    /// leave the card?
+    struct Naive<'a> {
+        config: &'a Config,
+        to: MacAddress,
+        tag: Option<VlanTag>,
+    }
+
+    impl Naive<'_> {
+        fn in_table(&self, table: &[u32]) -> bool {
+            let [.., e, f] = self.to.bytes();
+            let bits = (u32::from(f) << 8 | u32::from(e))
+                >> [4, 3, 2, 0][self.config.hash_offset as usize];
+            let bit = bits & 0xFFF;
+            table[(bit / 32) as usize] >> (bit % 32) & 1 == 1
+        }
+
+        fn anyone_exact(&self) -> bool {
+            self.config
+                .addresses
+                .iter()
+                .any(|f| f.mac == self.to && f.pools != 0)
+        }
+
+        fn exact(&self, pool: usize) -> bool {
+            self.config
+                .addresses
+                .iter()
+                .any(|f| f.mac == self.to && f.pools >> pool & 1 == 1)
+        }
+
+        fn address_wanted(&self, pool: usize) -> bool {
+            let settings = &self.config.pools[pool];
+            if self.exact(pool) {
+                return true;
+            }
+            if self.to == MacAddress::BROADCAST {
+                return settings.accept_broadcast;
+            }
+            if self.to.bytes()[0] & 1 == 1 {
+                return settings.multicast_promiscuous
+                    || settings.accept_multicast_hash
+                        && !self.anyone_exact()
+                        && self.in_table(&self.config.mta);
+            }
+            settings.accept_unicast_hash && !self.anyone_exact() && self.in_table(&self.config.uta)
+        }
+
+        fn vlan_allowed(&self, pool: usize) -> bool {
+            if !self.config.vlan_filter {
+                return true;
+            }
+            let Some(tag) = self.tag else {
+                return self.config.pools[pool].accept_untagged;
+            };
+            let vid = tag.0 & 0xFFF;
+            let known = self.config.vfta[usize::from(vid / 32)] >> (vid % 32) & 1 == 1;
+            known
+                && self
+                    .config
+                    .vlans
+                    .iter()
+                    .any(|v| v.vid == vid && v.pools >> pool & 1 == 1)
+        }
+
+        fn local(&self) -> bool {
+            self.tag.is_some_and(|tag| {
+                self.config
+                    .vlans
+                    .iter()
+                    .any(|v| v.local && v.vid == tag.0 & 0xFFF)
+            })
+        }
+
+        fn wanted(&self) -> Vec<usize> {
+            let all: Vec<usize> = (0..8)
+                .filter(|p| self.address_wanted(*p) && self.vlan_allowed(*p))
+                .collect();
+            if self.config.replicate {
+                all
+            } else if self.to.bytes()[0] & 1 == 0 {
+                all.into_iter().take(1).collect()
+            } else {
+                let default = self.config.default_pool.map(usize::from);
+                all.into_iter().filter(|p| Some(*p) == default).collect()
+            }
+        }
+    }
+
+    fn mask(pools: &[usize]) -> u8 {
+        pools.iter().fold(0, |mask, pool| mask | 1 << pool)
+    }
+
+    fn table() -> impl Strategy<Value = [u32; 128]> {
+        // The hashes and VLANs of the addresses above, each in or out.
+        vec(any::<bool>(), MACS.len() * 4 + VIDS.len()).prop_map(|flags| {
+            let mut table = [0u32; 128];
+            let macs = MACS.iter().flat_map(|mac| (0..4).map(|mo| mac.hash(mo)));
+            for (bit, _) in macs.chain(VIDS).zip(flags).filter(|(_, on)| *on) {
+                table[usize::from(bit / 32)] |= 1 << (bit % 32);
+            }
+            table
+        })
+    }
+
+    prop_compose! {
+        fn pool()(flags in any::<[bool; 9]>()) -> PoolConfig {
+            let [a, b, c, d, e, f, g, h, _] = flags;
+            PoolConfig {
+                accept_broadcast: a,
+                accept_untagged: b,
+                accept_multicast_hash: c,
+                accept_unicast_hash: d,
+                multicast_promiscuous: e,
+                own_loopback: f,
+                mac_antispoof: g,
+                vlan_antispoof: h,
+                ..PoolConfig::default()
+            }
+        }
+    }
+
+    prop_compose! {
+        fn config()(
+            pools in [(); 8].map(|()| pool()),
+            addresses in vec((prop::sample::select(&MACS[..]), any::<u8>()), 0..6),
+            vlans in vec((prop::sample::select(&VIDS[..]), any::<u8>(), prop::bool::weighted(0.2)), 0..5),
+            (mta, uta, vfta) in (table(), table(), table()),
+            hash_offset in 0u32..4,
+            default_pool in prop::option::of(0u8..8),
+            (replicate, vlan_filter, upe, mpe, bam) in any::<(bool, bool, bool, bool, bool)>(),
+        ) -> Config {
+            Config {
+                pools,
+                addresses: addresses
+                    .into_iter()
+                    .map(|(mac, pools)| AddressFilter { mac, pools })
+                    .collect(),
+                vlans: vlans
+                    .into_iter()
+                    .map(|(vid, pools, local)| VlanFilter { vid, pools, local })
+                    .collect(),
+                mta,
+                uta,
+                vfta,
+                hash_offset,
+                default_pool,
+                replicate,
+                vlan_filter,
+                unicast_promiscuous: upe,
+                multicast_promiscuous: mpe,
+                accept_broadcast: bam,
+                vmdq: true,
+                loopback: true,
+                ..Config::default()
+            }
+        }
+    }
+
+    fn tag() -> impl Strategy<Value = Option<VlanTag>> {
+        prop::option::of(prop::sample::select(&VIDS[..]).prop_map(|vid| VlanTag(vid | 0x2000)))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn transmitted_frames_go_where_the_rules_say(
+            config in config(), source in 0u8..8, to in prop::sample::select(&MACS[..]), tag in tag(),
+        ) {
+            let naive = Naive { config: &config, to, tag };
+            let mut wanted = naive.wanted();
+            let found = (0..8).any(|p| naive.exact(p) && naive.vlan_allowed(p));
+            let multicast = to.bytes()[0] & 1 == 1;
+            let uplink = (multicast || !found) && !naive.local();
+            if !config.pools[usize::from(source)].own_loopback {
+                wanted.retain(|pool| *pool != usize::from(source));
+            }
+            let got = config.route_transmit(source, to, tag);
+            prop_assert_eq!(got.pools, mask(&wanted));
+            prop_assert_eq!(got.uplink, uplink);
+            prop_assert_eq!(got.reason.is_some(), wanted.is_empty() && !uplink);
+        }
+
+        #[test]
+        fn received_frames_go_where_the_rules_say(
+            config in config(), to in prop::sample::select(&MACS[..]), tag in tag(),
+        ) {
+            let naive = Naive { config: &config, to, tag };
+            let multicast = to.bytes()[0] & 1 == 1;
+            let listed = config.addresses.iter().any(|f| f.mac == to);
+            let port = listed
+                || match (to == MacAddress::BROADCAST, multicast) {
+                    (true, _) => config.accept_broadcast,
+                    (_, true) => config.multicast_promiscuous || naive.in_table(&config.mta),
+                    _ => config.unicast_promiscuous || naive.in_table(&config.uta),
+                };
+            let vlan_known = !config.vlan_filter
+                || tag.is_none_or(|tag| {
+                    let vid = tag.0 & 0xFFF;
+                    config.vfta[usize::from(vid / 32)] >> (vid % 32) & 1 == 1
+                });
+            let admitted = !naive.local() && vlan_known;
+            let mut want = if admitted { naive.wanted() } else { vec![] };
+            if want.is_empty() && admitted && port {
+                want.extend(config.default_pool.map(usize::from));
+            }
+            let got = config.route_receive(to, tag);
+            prop_assert_eq!(got.pools, mask(&want));
+            prop_assert!(!got.uplink);
+            prop_assert_eq!(got.reason.is_some(), want.is_empty());
+        }
+
+        #[test]
+        fn spoof_checks_ask_for_membership(
+            config in config(), source in 0u8..8, from in prop::sample::select(&MACS[..]), tag in tag(),
+        ) {
+            let pool = usize::from(source);
+            let mac = config.addresses.iter().any(|f| f.mac == from && f.pools >> pool & 1 == 1);
+            let vlan = match tag {
+                None => config.pools[pool].accept_untagged,
+                Some(tag) => {
+                    config.vlans.iter().any(|v| v.vid == tag.0 & 0xFFF && v.pools >> pool & 1 == 1)
+                }
+            };
+            let want = if config.pools[pool].mac_antispoof && !mac {
+                Err(DropReason::SpoofedMac)
+            } else if config.pools[pool].vlan_antispoof && !vlan {
+                Err(DropReason::SpoofedVlan)
+            } else {
+                Ok(())
+            };
+            prop_assert_eq!(config.check_spoof(source, from, tag), want);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The whole card in a world of plain memory.
+
+mod access;
+mod config_space;
+mod determinism;
+mod forwarding;
+mod hostile;
+mod interrupts;
+mod offloads;
+mod probe;
+mod resets;
+mod wake;
+mod world;
