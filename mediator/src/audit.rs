@@ -268,7 +268,7 @@ impl Drop for Audit {
 fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+        .map_or(0.0, |since| since.as_micros() as f64 / 1e6)
 }
 
 fn write_all(shared: &Shared, out: &mut dyn Write) {

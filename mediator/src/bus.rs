@@ -192,7 +192,7 @@ impl Bus {
     pub(crate) fn device(&self, vf: u16) -> Option<Arc<dyn Device>> {
         let slot = self.slot(vf)?;
         let ready = matches!(slot.state(), SlotState::Present | SlotState::Ejecting);
-        ready.then(|| slot as Arc<dyn Device>)
+        ready.then_some(slot as Arc<dyn Device>)
     }
 
     /// Take a VF off the bus, now or after asking, and wait until it is gone. True: the guest let go.

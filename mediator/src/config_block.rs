@@ -95,7 +95,7 @@ impl ConfigBlock {
             }
             return None;
         }
-        if offset % 4 != 0 || !matches!(data.len(), 4 | 8) {
+        if !offset.is_multiple_of(4) || !matches!(data.len(), 4 | 8) {
             return None;
         }
         let mut started = None;

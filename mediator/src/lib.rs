@@ -5,7 +5,7 @@
 //! - pure state machines, without I/O and clocks: [`mailbox`] and [`config_block`] (what a VF sees),
 //!   [`limits`] (what it may ask), and [`channel`], which joins them with deadlines, generations and
 //!   teardown;
-//! - the bus: `slot` (a VF's life and threads), `relay` (the VF as its client sees it),
+//! - the bus: `slot` (a VF's life) and `attendant`, `relay` (the VF as its client sees it),
 //!   `config_space`, `dma` (DMA messages), [`nic`] (where VFs come from);
 //! - its peers: `pf` (the PF driver's connection), [`control`], [`audit`].
 //!
@@ -14,6 +14,7 @@
 //! to a peer that might not read.
 #![forbid(unsafe_code)]
 
+mod attendant;
 pub mod audit;
 mod bus;
 pub mod channel;

@@ -2,7 +2,7 @@
 //!
 //! Threads of a slot: one that brings the VF up, serves its client and takes it down
 //! ([`Slot::run`]); one that attends to what must not hold others up, the mailbox interrupt and the
-//! loss of the card ([`Slot::attend`]); one that forwards DMA messages. All of them wait for this
+//! loss of the card (`attendant`); one that forwards DMA messages. All of them wait for this
 //! VF's client or the card's view of this VF at most, so that no VF holds up another.
 //!
 //! Locks: `function` before `channel`; `life` is never held while taking another.
@@ -13,15 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use igb::function::FunctionKind;
-use igb::interrupt::Entry;
-use igb::{PVTEICS, Register, vf};
 use iommu::function::{Function, FunctionError};
 use iommu::interrupt::EventFd;
 use mediator_protocol::{ResetCause, Status, ToPf};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vfio_user::device::{Device, region};
+use vfio_user::device::Device;
 use vfio_user::server::{Listener, ServerOptions, Stop};
 
 use crate::audit::Event;
@@ -103,7 +100,7 @@ struct Timed {
 }
 
 /// What VTIVAR_MISC names, as far as the mediator knows.
-const IVAR_UNKNOWN: u64 = u64::MAX;
+pub(crate) const IVAR_UNKNOWN: u64 = u64::MAX;
 
 pub(crate) struct Slot {
     pub(crate) vf: u16,
@@ -113,16 +110,16 @@ pub(crate) struct Slot {
     channel: Mutex<Timed>,
     /// The card's VF. Held for reading while it is used, so that it is not dropped under a user.
     pub(crate) function: RwLock<Option<Arc<dyn Function>>>,
-    lost_event: Mutex<Option<Arc<OwnedFd>>>,
+    pub(crate) lost_event: Mutex<Option<Arc<OwnedFd>>>,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) config: ConfigSpace,
     /// The client's eventfd of the REQ index: please release the device.
-    req_event: Mutex<Option<EventFd>>,
+    pub(crate) req_event: Mutex<Option<EventFd>>,
     /// VTIVAR_MISC as the VF wrote it, or [`IVAR_UNKNOWN`].
     pub(crate) ivar_misc: AtomicU64,
-    notify: AtomicBool,
-    ask_release: AtomicBool,
-    attention: EventFd,
+    pub(crate) notify: AtomicBool,
+    pub(crate) ask_release: AtomicBool,
+    pub(crate) attention: EventFd,
     life: Mutex<Life>,
     pub(crate) stop: Stop,
 }
@@ -516,80 +513,6 @@ impl Slot {
         };
         self.core.pf.send(message);
         self.core.changes.announce();
-    }
-
-    // ---- the attendant ----
-
-    /// Raise interrupts and notice the loss of the card, until the stop.
-    fn attend(&self) {
-        while !self.stop.is_raised() {
-            let lost = self
-                .lost_event
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
-            let mut fds = vec![
-                readable(self.stop.as_fd()),
-                readable(self.attention.as_fd()),
-            ];
-            fds.extend(lost.as_ref().map(|lost| readable(lost.as_fd())));
-            if !matches!(poll(&mut fds, PollTimeout::NONE), Ok(_) | Err(Errno::EINTR)) {
-                return self.leave(Leave::SocketFailed);
-            }
-            self.attention.take();
-            self.look_after();
-        }
-    }
-
-    fn look_after(&self) {
-        if self.ask_release.swap(false, Ordering::SeqCst)
-            && let Some(event) = &*self
-                .req_event
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        {
-            event.signal();
-        }
-        let function = self.function.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(function) = &*function else { return };
-        if function.lost() {
-            log::warn!("VF {}: the card has taken it away", self.vf);
-            return self.leave(Leave::CardLost);
-        }
-        if self.notify.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.raise_mailbox_vector(function.as_ref())
-        {
-            log::debug!("VF {}: no mailbox interrupt: {error}", self.vf);
-        }
-    }
-
-    /// Write EICS with the vector that VTIVAR_MISC names, so that masks and EITR hold. A VF that
-    /// names none polls.
-    fn raise_mailbox_vector(&self, function: &dyn Function) -> Result<(), FunctionError> {
-        let ivar_misc = match u32::try_from(self.ivar_misc.load(Ordering::SeqCst)) {
-            Ok(known) => known,
-            Err(_) => {
-                let mut data = [0; 4];
-                function.read(region::BAR0, vf::VTIVAR_MISC::OFFSET.into(), &mut data)?;
-                u32::from_le_bytes(data)
-            }
-        };
-        let Some(vector) = Entry::of_other(FunctionKind::Virtual).vector(ivar_misc) else {
-            return Ok(());
-        };
-        let causes = PVTEICS::VECTORS.put(1 << vector);
-        function.post(
-            region::BAR0,
-            vf::VTEICS::OFFSET.into(),
-            &causes.to_le_bytes(),
-        )
-    }
-
-    /// What the VF wrote to VTIVAR_MISC: `None` if it was no plain write of the whole register.
-    pub(crate) fn saw_ivar_misc(&self, value: Option<u32>) {
-        self.ivar_misc
-            .store(value.map_or(IVAR_UNKNOWN, u64::from), Ordering::SeqCst);
     }
 }
 
