@@ -81,7 +81,7 @@ proptest! {
                     w.path.run(&mut w.host, &mut w.events);
                     w.absorb();
                 }
-                _ => w.from_wire(&data),
+                _ => w.wire_sends(&data),
             }
         }
         for _ in 0..4 {

@@ -32,16 +32,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Everything that can be seen from outside after `steps`.
-fn play(
-    steps: &[Step],
-) -> (
+/// Digests, counters, frames on the wire, interrupts, and what was read.
+type Seen = (
     Vec<u64>,
     Snapshot,
     Vec<Vec<u8>>,
     Vec<(FunctionId, Signal)>,
     Vec<u8>,
-) {
+);
+
+/// Everything that can be seen from outside after `steps`.
+fn play(steps: &[Step]) -> Seen {
     let mut w = World::open(3);
     let mut seen = Vec::new();
     let mut now = 0u64;
@@ -68,7 +69,7 @@ fn play(
             }
             Step::Wire(to, len) => {
                 let to = FunctionId::from_slot(to).map_or(MacAddress::BROADCAST, mac_of);
-                w.from_wire(&frame(to, MacAddress([2, 3, 3, 3, 3, 3]), len));
+                w.wire_sends(&frame(to, MacAddress([2, 3, 3, 3, 3, 3]), len));
             }
             Step::Run => {
                 w.path.run(&mut w.host, &mut w.events);

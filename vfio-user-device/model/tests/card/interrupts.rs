@@ -232,7 +232,7 @@ fn queue_causes_of_a_single_interrupt_are_in_icr() {
     w.set(PF, Value::<GPIE>::default());
     w.open_queue(PF);
     w.set(PF, Value::<IMS>::default().set(IMS::RXDW).set(IMS::TXDW));
-    w.from_wire(&frame(mac_of(PF), mac_of(vf(0)), 60));
+    w.wire_sends(&frame(mac_of(PF), mac_of(vf(0)), 60));
     assert!(w.get::<ICR>(PF).has(ICR::RXDW));
     w.send(PF, &frame(mac_of(vf(0)), mac_of(PF), 60));
     let icr = w.get::<ICR>(PF);

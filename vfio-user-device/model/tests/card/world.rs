@@ -9,22 +9,22 @@ use igb::*;
 use igb_model::*;
 
 /// Bytes of each function's memory; IOVA 0 is its first byte.
-pub const MEMORY: usize = 0x10_0000;
+pub(crate) const MEMORY: usize = 0x10_0000;
 
 /// The world around the card.
 #[derive(Clone)]
-pub struct Host {
-    pub memory: Vec<Vec<u8>>,
-    pub pages: Vec<[[u32; 1024]; 2]>,
-    pub interrupts: Vec<(FunctionId, Signal)>,
+pub(crate) struct Host {
+    pub(crate) memory: Vec<Vec<u8>>,
+    pub(crate) pages: Vec<[[u32; 1024]; 2]>,
+    pub(crate) interrupts: Vec<(FunctionId, Signal)>,
     /// Functions nobody of whom listens to interrupts.
-    pub deaf: FunctionSet,
-    pub wire: Vec<Vec<u8>>,
-    pub capture: Option<Vec<(Port, Direction, Vec<u8>)>>,
+    pub(crate) deaf: FunctionSet,
+    pub(crate) wire: Vec<Vec<u8>>,
+    pub(crate) capture: Option<Vec<(Port, Direction, Vec<u8>)>>,
     /// Reads of memory: function, address, length.
-    pub reads: Vec<(FunctionId, u64, usize)>,
+    pub(crate) reads: Vec<(FunctionId, u64, usize)>,
     /// DMA of these functions fails.
-    pub broken: FunctionSet,
+    pub(crate) broken: FunctionSet,
 }
 
 impl Default for Host {
@@ -134,7 +134,7 @@ impl DataHost for Host {
 
 /// The effects of a write, which the world has seen to.
 #[derive(Clone, Copy, Debug)]
-pub struct Applied(Effects);
+pub(crate) struct Applied(Effects);
 
 impl std::ops::Deref for Applied {
     type Target = Effects;
@@ -151,12 +151,12 @@ impl PartialEq<Effects> for Applied {
 
 /// Card and world, wired together as a server does it.
 #[derive(Debug)]
-pub struct World {
-    pub control: Control,
-    pub path: DataPath,
-    pub host: Host,
-    pub events: Events,
-    pub vfs_seen: Vec<u8>,
+pub(crate) struct World {
+    pub(crate) control: Control,
+    pub(crate) path: DataPath,
+    pub(crate) host: Host,
+    pub(crate) events: Events,
+    pub(crate) vfs_seen: Vec<u8>,
     drivers: Vec<Driver>,
 }
 
@@ -168,23 +168,23 @@ impl std::fmt::Debug for Host {
 
 /// Where a function's test driver keeps its rings.
 #[derive(Clone, Copy, Debug)]
-pub struct Driver {
-    pub queue: u32,
-    pub entries: u32,
-    pub buffer: u32,
-    pub rx_next: u32,
-    pub tx_next: u32,
+pub(crate) struct Driver {
+    pub(crate) queue: u32,
+    pub(crate) entries: u32,
+    pub(crate) buffer: u32,
+    pub(crate) rx_next: u32,
+    pub(crate) tx_next: u32,
 }
 
-pub const RX_RING: u64 = 0x1000;
-pub const TX_RING: u64 = 0x3000;
-pub const RX_BUFFERS: u64 = 0x1_0000;
-pub const TX_BUFFERS: u64 = 0x8_0000;
+pub(crate) const RX_RING: u64 = 0x1000;
+pub(crate) const TX_RING: u64 = 0x3000;
+pub(crate) const RX_BUFFERS: u64 = 0x1_0000;
+pub(crate) const TX_BUFFERS: u64 = 0x8_0000;
 const TX_BUFFER: u64 = 0x4000;
-pub const ENTRIES: u32 = 16;
-pub const BUFFER: u32 = 2048;
+pub(crate) const ENTRIES: u32 = 16;
+pub(crate) const BUFFER: u32 = 2048;
 
-pub fn settings() -> CardSettings {
+pub(crate) fn settings() -> CardSettings {
     CardSettings {
         mac: mac_of(FunctionId::PF),
         mailbox: MailboxMode::Closed,
@@ -192,22 +192,22 @@ pub fn settings() -> CardSettings {
     }
 }
 
-pub fn mac_of(function: FunctionId) -> MacAddress {
+pub(crate) fn mac_of(function: FunctionId) -> MacAddress {
     MacAddress([2, 0, 0, 0, 1, function.slot() as u8])
 }
 
-pub const PF: FunctionId = FunctionId::PF;
+pub(crate) const PF: FunctionId = FunctionId::PF;
 
-pub fn vf(n: u8) -> FunctionId {
+pub(crate) fn vf(n: u8) -> FunctionId {
     FunctionId::vf(n)
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(settings())
     }
 
-    pub fn with(settings: CardSettings) -> Self {
+    pub(crate) fn with(settings: CardSettings) -> Self {
         let driver = Driver {
             queue: 0,
             entries: ENTRIES,
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// A card whose PF and `vfs` VFs are open, each with its MAC in its pool.
-    pub fn open(vfs: u8) -> Self {
+    pub(crate) fn open(vfs: u8) -> Self {
         let mut world = Self::new();
         world.init_pf();
         world.enable_vfs(vfs);
@@ -238,7 +238,7 @@ impl World {
         world
     }
 
-    pub fn apply(&mut self, effects: Effects) {
+    pub(crate) fn apply(&mut self, effects: Effects) {
         self.vfs_seen.extend(effects.vfs);
         if effects.publish {
             self.path.configure(self.control.config());
@@ -251,54 +251,65 @@ impl World {
         }
     }
 
-    pub fn write(&mut self, f: FunctionId, region: CardRegion, at: u64, data: &[u8]) -> Applied {
+    pub(crate) fn write(
+        &mut self,
+        f: FunctionId,
+        region: CardRegion,
+        at: u64,
+        data: &[u8],
+    ) -> Applied {
         let effects = self.control.write(f, region, at, data, &mut self.host);
         self.apply(effects);
         Applied(effects)
     }
 
-    pub fn read(&mut self, f: FunctionId, region: CardRegion, at: u64, data: &mut [u8]) {
+    pub(crate) fn read(&mut self, f: FunctionId, region: CardRegion, at: u64, data: &mut [u8]) {
         let effects = self.control.read(f, region, at, data, &mut self.host);
         self.apply(effects);
     }
 
-    pub fn write32(&mut self, f: FunctionId, at: u32, value: u32) -> Applied {
+    pub(crate) fn write32(&mut self, f: FunctionId, at: u32, value: u32) -> Applied {
         self.write(f, CardRegion::Bar0, at.into(), &value.to_le_bytes())
     }
 
-    pub fn read32(&mut self, f: FunctionId, at: u32) -> u32 {
+    pub(crate) fn read32(&mut self, f: FunctionId, at: u32) -> u32 {
         let mut data = [0; 4];
         self.read(f, CardRegion::Bar0, at.into(), &mut data);
         u32::from_le_bytes(data)
     }
 
-    pub fn set<R: Register>(&mut self, f: FunctionId, value: Value<R>) -> Applied {
+    pub(crate) fn set<R: Register>(&mut self, f: FunctionId, value: Value<R>) -> Applied {
         self.write32(f, R::OFFSET, value.raw())
     }
 
-    pub fn set_at<R: Register>(&mut self, f: FunctionId, n: u32, value: Value<R>) -> Applied {
+    pub(crate) fn set_at<R: Register>(
+        &mut self,
+        f: FunctionId,
+        n: u32,
+        value: Value<R>,
+    ) -> Applied {
         self.write32(f, R::offset(n), value.raw())
     }
 
-    pub fn get<R: Register>(&mut self, f: FunctionId) -> Value<R> {
+    pub(crate) fn get<R: Register>(&mut self, f: FunctionId) -> Value<R> {
         Value::from_raw(self.read32(f, R::OFFSET))
     }
 
-    pub fn get_at<R: Register>(&mut self, f: FunctionId, n: u32) -> Value<R> {
+    pub(crate) fn get_at<R: Register>(&mut self, f: FunctionId, n: u32) -> Value<R> {
         Value::from_raw(self.read32(f, R::offset(n)))
     }
 
-    pub fn config16(&mut self, f: FunctionId, at: u16) -> u16 {
+    pub(crate) fn config16(&mut self, f: FunctionId, at: u16) -> u16 {
         let mut data = [0; 2];
         self.read(f, CardRegion::Config, at.into(), &mut data);
         u16::from_le_bytes(data)
     }
 
-    pub fn set_config16(&mut self, f: FunctionId, at: u16, value: u16) -> Applied {
+    pub(crate) fn set_config16(&mut self, f: FunctionId, at: u16, value: u16) -> Applied {
         self.write(f, CardRegion::Config, at.into(), &value.to_le_bytes())
     }
 
-    pub fn init_pf(&mut self) {
+    pub(crate) fn init_pf(&mut self) {
         self.set_config16(PF, header::COMMAND, command::MEMORY | command::BUS_MASTER);
         let rctl = Value::<RCTL>::default()
             .set(RCTL::RXEN)
@@ -316,7 +327,7 @@ impl World {
     }
 
     /// SR-IOV on, VMDq on, each pool with its MAC and untagged frames.
-    pub fn enable_vfs(&mut self, vfs: u8) {
+    pub(crate) fn enable_vfs(&mut self, vfs: u8) {
         self.set_config16(PF, offset::SRIOV + sriov::NUM_VFS, vfs.into());
         self.set_config16(
             PF,
@@ -345,7 +356,7 @@ impl World {
         }
     }
 
-    pub fn add_filter(&mut self, n: u32, mac: MacAddress, pools: u32) {
+    pub(crate) fn add_filter(&mut self, n: u32, mac: MacAddress, pools: u32) {
         let (low, high) = mac.to_words();
         self.set_at(PF, n, Value::<RAL>::from_raw(low));
         let high = Value::<RAH>::from_raw(high.into())
@@ -354,7 +365,7 @@ impl World {
         self.set_at(PF, n, high);
     }
 
-    pub fn add_vlan(&mut self, n: u32, vid: u32, pools: u32) {
+    pub(crate) fn add_vlan(&mut self, n: u32, vid: u32, pools: u32) {
         let word = vid / 32;
         let vfta = self.get_at::<VFTA>(PF, word).raw() | 1 << (vid % 32);
         self.set_at(PF, word, Value::<VFTA>::from_raw(vfta));
@@ -366,28 +377,33 @@ impl World {
 
     // Queues.
 
-    pub fn driver(&mut self, f: FunctionId) -> &mut Driver {
+    pub(crate) fn driver(&mut self, f: FunctionId) -> &mut Driver {
         &mut self.drivers[f.slot()]
     }
 
-    pub fn slot(&self, f: FunctionId, register: QueueRegister) -> u32 {
+    pub(crate) fn slot(&self, f: FunctionId, register: QueueRegister) -> u32 {
         let queue = self.drivers[f.slot()].queue;
         let (page, at) = queue_page::slot(f.kind(), queue, register).unwrap();
         page.offset(f.kind()) + at
     }
 
-    pub fn set_queue(&mut self, f: FunctionId, register: QueueRegister, value: u32) -> Applied {
+    pub(crate) fn set_queue(
+        &mut self,
+        f: FunctionId,
+        register: QueueRegister,
+        value: u32,
+    ) -> Applied {
         let at = self.slot(f, register);
         self.write32(f, at, value)
     }
 
-    pub fn get_queue(&mut self, f: FunctionId, register: QueueRegister) -> u32 {
+    pub(crate) fn get_queue(&mut self, f: FunctionId, register: QueueRegister) -> u32 {
         let at = self.slot(f, register);
         self.read32(f, at)
     }
 
     /// Set up both rings of the function's first queue, with every receive buffer given.
-    pub fn open_queue(&mut self, f: FunctionId) {
+    pub(crate) fn open_queue(&mut self, f: FunctionId) {
         let vfs = self.control.num_vfs_enabled();
         let queue = if f.is_vf() {
             0
@@ -429,22 +445,22 @@ impl World {
         }
     }
 
-    pub fn poke(&mut self, f: FunctionId, at: u64, bytes: &[u8]) {
+    pub(crate) fn poke(&mut self, f: FunctionId, at: u64, bytes: &[u8]) {
         self.host.memory[f.slot()][at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     }
 
-    pub fn peek(&self, f: FunctionId, at: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn peek(&self, f: FunctionId, at: u64, len: usize) -> Vec<u8> {
         self.host.memory[f.slot()][at as usize..at as usize + len].to_vec()
     }
 
     /// Make descriptor `n` a free one.
-    pub fn post(&mut self, f: FunctionId, n: u32, buffer: u64) {
+    pub(crate) fn post(&mut self, f: FunctionId, n: u32, buffer: u64) {
         let at = RX_RING + u64::from(n) * SIZE as u64;
         self.poke(f, at, &RxRead::new(buffer, 0).to_bytes());
     }
 
     /// Put a descriptor at the driver's place in the transmit ring and count on.
-    pub fn push_tx(&mut self, f: FunctionId, raw: [u8; SIZE]) -> u32 {
+    pub(crate) fn push_tx(&mut self, f: FunctionId, raw: [u8; SIZE]) -> u32 {
         let Driver {
             tx_next, entries, ..
         } = *self.driver(f);
@@ -454,17 +470,17 @@ impl World {
     }
 
     /// Where the bytes of the next frame go.
-    pub fn tx_buffer(&mut self, f: FunctionId) -> u64 {
+    pub(crate) fn tx_buffer(&mut self, f: FunctionId) -> u64 {
         TX_BUFFERS + u64::from(self.driver(f).tx_next) * TX_BUFFER
     }
 
-    pub fn ring_tx(&mut self, f: FunctionId) {
+    pub(crate) fn ring_tx(&mut self, f: FunctionId) {
         let tail = self.driver(f).tx_next;
         assert!(self.set_queue(f, QueueRegister::TDT, tail).kick);
     }
 
     /// Queue a frame with these commands besides EOP and RS.
-    pub fn queue_tx(&mut self, f: FunctionId, frame: &[u8], extra: TxCommand) {
+    pub(crate) fn queue_tx(&mut self, f: FunctionId, frame: &[u8], extra: TxCommand) {
         let at = self.tx_buffer(f);
         self.poke(f, at, frame);
         let command = TxCommand::EOP | TxCommand::RS | TxCommand::IFCS | extra;
@@ -473,14 +489,14 @@ impl World {
     }
 
     /// Send a frame and let the card run.
-    pub fn send(&mut self, f: FunctionId, frame: &[u8]) {
+    pub(crate) fn send(&mut self, f: FunctionId, frame: &[u8]) {
         self.queue_tx(f, frame, TxCommand::empty());
         self.ring_tx(f);
         self.run();
     }
 
     /// Let the card run until there is no more to do, within bounds.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for _ in 0..64 {
             let progress = self.path.run(&mut self.host, &mut self.events);
             self.absorb();
@@ -491,19 +507,19 @@ impl World {
         panic!("the card does not come to rest");
     }
 
-    pub fn absorb(&mut self) {
+    pub(crate) fn absorb(&mut self) {
         self.control.absorb(&self.events, &mut self.host);
         self.events.clear();
     }
 
-    pub fn from_wire(&mut self, frame: &[u8]) {
+    pub(crate) fn wire_sends(&mut self, frame: &[u8]) {
         self.path
             .uplink_receive(frame, &mut self.host, &mut self.events);
         self.absorb();
     }
 
     /// The next descriptor that the card has written back, and what its buffer holds.
-    pub fn take_descriptor(&mut self, f: FunctionId) -> Option<(RxWriteBack, Vec<u8>)> {
+    pub(crate) fn take_descriptor(&mut self, f: FunctionId) -> Option<(RxWriteBack, Vec<u8>)> {
         let Driver {
             rx_next,
             entries,
@@ -525,7 +541,7 @@ impl World {
     }
 
     /// The frames that the function has received.
-    pub fn take(&mut self, f: FunctionId) -> Vec<Vec<u8>> {
+    pub(crate) fn take(&mut self, f: FunctionId) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut frame = Vec::new();
         while let Some((done, data)) = self.take_descriptor(f) {
@@ -538,17 +554,17 @@ impl World {
         frames
     }
 
-    pub fn dropped(&self, f: FunctionId, reason: DropReason) -> u64 {
+    pub(crate) fn dropped(&self, f: FunctionId, reason: DropReason) -> u64 {
         self.control.snapshot().function(f).drops.get(reason)
     }
 
-    pub fn report(&self, f: FunctionId) -> &PortReport {
+    pub(crate) fn report(&self, f: FunctionId) -> &PortReport {
         self.control.snapshot().function(f)
     }
 }
 
 /// A frame of `len` bytes.
-pub fn frame(to: MacAddress, from: MacAddress, len: usize) -> Vec<u8> {
+pub(crate) fn frame(to: MacAddress, from: MacAddress, len: usize) -> Vec<u8> {
     let mut bytes = [to.0, from.0].concat();
     bytes.extend_from_slice(&igb::frame::ETHERTYPE_EXPERIMENTAL.to_be_bytes());
     bytes.extend(
@@ -560,7 +576,7 @@ pub fn frame(to: MacAddress, from: MacAddress, len: usize) -> Vec<u8> {
 }
 
 /// The same frame with a tag in it.
-pub fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
+pub(crate) fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
     let mut bytes = frame[..12].to_vec();
     bytes.extend_from_slice(&igb::frame::ETHERTYPE_VLAN.to_be_bytes());
     bytes.extend_from_slice(&tci.to_be_bytes());
