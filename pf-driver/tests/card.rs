@@ -1,11 +1,10 @@
 //! The driver pair against the emulated card, in process and without a mediator: requests go through
 //! the card's own mailbox.
 
+mod running;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use igb::FunctionId;
@@ -15,11 +14,9 @@ use iommu::backend::InProcess;
 use iommu::function::Function;
 use iommu::interrupt::InterruptSet;
 use pf_driver::{LinkState, PfDriver, PfError, PfOptions, Policy};
+use running::{PATIENCE, Running, step};
 use vf_driver::{ChannelKind, Status, VfDriver, VfOptions, VfRequest};
 use vfio_user_device::{Card, CardOptions, MailboxMode};
-
-/// Nothing here takes this long, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn card() -> Arc<Card> {
     Card::new(CardOptions {
@@ -41,58 +38,6 @@ fn options(policy: &str) -> PfOptions {
     PfOptions {
         policy: Policy::parse(policy).unwrap(),
         ..PfOptions::default()
-    }
-}
-
-/// Waits until a device has something to do, and lets it.
-fn step(device: &mut dyn NetDevice, wait: Duration) {
-    let mut set = InterruptSet::new(0).unwrap();
-    for fd in device.event_fds() {
-        set.watch(fd).unwrap();
-    }
-    let wait = device.next_timeout().map_or(wait, |own| own.min(wait));
-    set.wait(Some(wait)).unwrap();
-    device.service();
-}
-
-type Job = Box<dyn FnOnce(&mut PfDriver) + Send>;
-
-/// A PF driver in its loop, as its program has it.
-struct Running {
-    jobs: Sender<Job>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<PfDriver>>,
-}
-
-impl Running {
-    fn start(mut driver: PfDriver) -> Self {
-        let (jobs, todo): (_, Receiver<Job>) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
-        let thread = std::thread::spawn(move || {
-            while !stopping.load(Ordering::Acquire) {
-                step(&mut driver, Duration::from_millis(5));
-                todo.try_iter().for_each(|job| job(&mut driver));
-            }
-            driver
-        });
-        Self {
-            jobs,
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut PfDriver) -> T + Send + 'static) -> T {
-        let (done, answer) = channel();
-        let job: Job = Box::new(move |driver| done.send(job(driver)).unwrap());
-        self.jobs.send(job).unwrap();
-        answer.recv_timeout(PATIENCE).expect("the PF's loop runs")
-    }
-
-    fn finish(mut self) -> PfDriver {
-        self.stop.store(true, Ordering::Release);
-        self.thread.take().unwrap().join().unwrap()
     }
 }
 
