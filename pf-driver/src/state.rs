@@ -63,7 +63,8 @@ impl State {
         Ok(state)
     }
 
-    /// Writes the state file whole or not at all: to a file beside it, which then takes its name.
+    /// Writes the state file whole or not at all: to a file beside it, which then takes its name. It is
+    /// not synced to the disk: VFs wait for the answer, and none of them outlives the machine.
     ///
     /// # Errors
     ///
@@ -74,7 +75,6 @@ impl State {
             let text = serde_json::to_vec_pretty(self)?;
             let mut file = File::create(&beside)?;
             file.write_all(&text)?;
-            file.sync_data()?;
             std::fs::rename(&beside, path)
         };
         write().map_err(|source| PfError::State {
