@@ -20,7 +20,7 @@ Examples:
     sudo ip tuntap add dev nic0 mode tap user $USER && sudo ip link set nic0 up
     vfio-user-device --socket-dir nic --uplink tap:nic0
 
-  Two cards on one wire, each bound where the other sends to:
+  Two cards on one wire (the second answers once it has heard the first):
     vfio-user-device --socket-dir a --uplink unix:wire &
     vfio-user-device --socket-dir b --uplink unix:wire.peer
 

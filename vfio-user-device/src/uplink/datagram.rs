@@ -2,8 +2,9 @@
 //!
 //! The card binds `PATH`. Frames for the wire go to the last peer that sent one from a bound socket
 //! of its own, and until there is one to `PATH.peer`. So a test binds `PATH.peer` and only listens,
-//! or binds anything and speaks first; two cards are cabled by binding each at the other's
-//! `PATH.peer`.
+//! or binds anything and speaks first; two cards are cabled by binding the second at the first's
+//! `PATH.peer`, and the second knows its peer once the first has sent a frame. Programs that run in
+//! different directories use absolute paths, since a peer is known by the path it was bound with.
 
 use std::ffi::OsString;
 use std::io;
