@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_path_buf()
 }
 
 fn architecture() -> String {
@@ -17,24 +20,39 @@ fn architecture() -> String {
 /// The rows of the table under the heading `heading`, cell by cell, without its two head rows.
 fn table_under(heading: &str) -> Vec<Vec<String>> {
     let text = architecture();
-    let section = text.split(heading).nth(1).unwrap_or_else(|| panic!("no heading {heading:?}"));
+    let section = text
+        .split(heading)
+        .nth(1)
+        .unwrap_or_else(|| panic!("no heading {heading:?}"));
     section
         .lines()
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'))
         .skip(2)
-        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .map(|line| {
+            line.trim_matches('|')
+                .split('|')
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        })
         .collect()
 }
 
 fn quoted(cell: &str) -> BTreeSet<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Every Rust source file of the workspace, relative to its root.
 fn sources() -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry")) {
+        for entry in fs::read_dir(dir)
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry"))
+        {
             let path = entry.path();
             let name = entry.file_name();
             if path.is_dir() {
@@ -50,7 +68,11 @@ fn sources() -> Vec<PathBuf> {
     walk(&root(), &mut found);
     let mut relative: Vec<_> = found
         .iter()
-        .map(|path| path.strip_prefix(root()).expect("below the root").to_path_buf())
+        .map(|path| {
+            path.strip_prefix(root())
+                .expect("below the root")
+                .to_path_buf()
+        })
         .collect();
     relative.sort();
     relative
@@ -69,18 +91,35 @@ fn code_lines(path: &Path) -> Vec<(usize, String)> {
 fn crates_depend_only_along_the_arrows_of_the_architecture() {
     let allowed: BTreeMap<String, String> = table_under("### Crate arrows")
         .into_iter()
-        .map(|row| (quoted(&row[0]).into_iter().next().expect("a crate"), row[1].clone()))
+        .map(|row| {
+            (
+                quoted(&row[0]).into_iter().next().expect("a crate"),
+                row[1].clone(),
+            )
+        })
         .collect();
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo metadata runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
-    let members: BTreeSet<&str> =
-        packages.iter().map(|package| package["name"].as_str().expect("a name")).collect();
+    let members: BTreeSet<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().expect("a name"))
+        .collect();
     let mut wrong = Vec::new();
     for package in packages {
         let name = package["name"].as_str().expect("a name");
@@ -100,7 +139,10 @@ fn crates_depend_only_along_the_arrows_of_the_architecture() {
             }
         }
     }
-    for name in allowed.keys().filter(|name| !members.contains(name.as_str())) {
+    for name in allowed
+        .keys()
+        .filter(|name| !members.contains(name.as_str()))
+    {
         wrong.push(format!("ARCHITECTURE.md names {name}, which is no crate"));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -108,8 +150,10 @@ fn crates_depend_only_along_the_arrows_of_the_architecture() {
 
 #[test]
 fn unsafe_stands_only_where_the_architecture_lists_it() {
-    let listed: BTreeSet<String> =
-        table_under("### Where `unsafe` stands").iter().flat_map(|row| quoted(&row[0])).collect();
+    let listed: BTreeSet<String> = table_under("### Where `unsafe` stands")
+        .iter()
+        .flat_map(|row| quoted(&row[0]))
+        .collect();
     let mut found = BTreeSet::new();
     for path in sources() {
         // This file names the word in its own text.
@@ -117,8 +161,9 @@ fn unsafe_stands_only_where_the_architecture_lists_it() {
             continue;
         }
         for (_, line) in code_lines(&path) {
-            let words: Vec<&str> =
-                line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let words: Vec<&str> = line
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .collect();
             if words.contains(&"unsafe") {
                 found.insert(path.to_string_lossy().into_owned());
             }
@@ -126,7 +171,10 @@ fn unsafe_stands_only_where_the_architecture_lists_it() {
     }
     let unlisted: Vec<_> = found.difference(&listed).collect();
     let stale: Vec<_> = listed.difference(&found).collect();
-    assert!(unlisted.is_empty(), "unsafe outside the listed modules: {unlisted:?}");
+    assert!(
+        unlisted.is_empty(),
+        "unsafe outside the listed modules: {unlisted:?}"
+    );
     assert!(stale.is_empty(), "listed, but without unsafe: {stale:?}");
 }
 
@@ -140,12 +188,23 @@ fn register_offsets_are_literals_only_in_the_contract() {
         .filter(|offset| *offset >= 0x1500 && offset % 0x400 != 0)
         .collect();
     assert!(offsets.len() > 60, "the register map is there");
-    let consumers = ["igb/driver", "igb/netdev", "pf-driver", "vf-driver", "mediator", "vfio-user-device"];
+    let consumers = [
+        "igb/driver",
+        "igb/netdev",
+        "pf-driver",
+        "vf-driver",
+        "mediator",
+        "vfio-user-device",
+    ];
     let mut wrong = Vec::new();
     for path in sources() {
         let text = path.to_string_lossy().into_owned();
         let tested = text.contains("/tests/") || text.ends_with("tests.rs");
-        if tested || !consumers.iter().any(|crate_dir| text.starts_with(crate_dir)) {
+        if tested
+            || !consumers
+                .iter()
+                .any(|crate_dir| text.starts_with(crate_dir))
+        {
             continue;
         }
         for (number, line) in code_lines(&path) {
@@ -153,7 +212,9 @@ fn register_offsets_are_literals_only_in_the_contract() {
                 break;
             }
             for word in line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-                let Some(digits) = word.strip_prefix("0x") else { continue };
+                let Some(digits) = word.strip_prefix("0x") else {
+                    continue;
+                };
                 let digits = digits.replace('_', "");
                 if u32::from_str_radix(&digits, 16).is_ok_and(|value| offsets.contains(&value)) {
                     wrong.push(format!("{text}:{number}: {word} is a register offset"));
@@ -168,10 +229,22 @@ fn register_offsets_are_literals_only_in_the_contract() {
 fn every_library_crate_forbids_or_denies_unsafe() {
     for path in sources().iter().filter(|path| path.ends_with("src/lib.rs")) {
         let text = fs::read_to_string(root().join(path)).expect("a source file");
-        let manifest = path.parent().and_then(Path::parent).expect("a crate").join("Cargo.toml");
+        let manifest = path
+            .parent()
+            .and_then(Path::parent)
+            .expect("a crate")
+            .join("Cargo.toml");
         let manifest = fs::read_to_string(root().join(manifest)).expect("a manifest");
         let inherits = manifest.contains("[lints]\nworkspace = true");
-        assert!(inherits, "{} does not inherit the workspace's lints", path.display());
-        assert!(text.starts_with("//!"), "{} has no crate documentation", path.display());
+        assert!(
+            inherits,
+            "{} does not inherit the workspace's lints",
+            path.display()
+        );
+        assert!(
+            text.starts_with("//!"),
+            "{} has no crate documentation",
+            path.display()
+        );
     }
 }

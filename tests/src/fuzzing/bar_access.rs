@@ -18,7 +18,11 @@ const MOST: usize = 256;
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let settings = input.u8();
-    let mailbox = if settings & 1 == 0 { MailboxMode::Closed } else { MailboxMode::Open };
+    let mailbox = if settings & 1 == 0 {
+        MailboxMode::Closed
+    } else {
+        MailboxMode::Open
+    };
     let mut card = Card::new(mailbox);
     if settings & 2 != 0 {
         card.bring_up(settings >> 4 & 7);
@@ -40,13 +44,19 @@ fn step(card: &mut Card, op: u8, input: &mut Input<'_>) {
         0 => {
             let function = function(input);
             let region = region(function, input.u8());
-            let (offset, length) = (u64::from(input.u32()) & 0x3_FFFF, usize::from(input.u8() % 17));
+            let (offset, length) = (
+                u64::from(input.u32()) & 0x3_FFFF,
+                usize::from(input.u8() % 17),
+            );
             access(card, function, region, offset, Access::Read(length));
         }
         1 => {
             let function = function(input);
             let region = region(function, input.u8());
-            let (offset, length) = (u64::from(input.u32()) & 0x3_FFFF, usize::from(input.u8() % 17));
+            let (offset, length) = (
+                u64::from(input.u32()) & 0x3_FFFF,
+                usize::from(input.u8() % 17),
+            );
             let data = input.bytes(length);
             access(card, function, region, offset, Access::Write(data));
         }
@@ -58,13 +68,23 @@ fn step(card: &mut Card, op: u8, input: &mut Input<'_>) {
                 access(card, function, CardRegion::Bar0, offset, Access::Read(4));
             } else {
                 let value = input.u32().to_le_bytes();
-                access(card, function, CardRegion::Bar0, offset, Access::Write(&value));
+                access(
+                    card,
+                    function,
+                    CardRegion::Bar0,
+                    offset,
+                    Access::Write(&value),
+                );
             }
         }
         // A store to a mapped queue page.
         4 => {
             let function = function(input);
-            let page = if input.u8() & 1 == 0 { igb_model::QueuePage::Rx } else { igb_model::QueuePage::Tx };
+            let page = if input.u8() & 1 == 0 {
+                igb_model::QueuePage::Rx
+            } else {
+                igb_model::QueuePage::Tx
+            };
             let offset = u32::from(input.u16()) & 0xFFC;
             card.world.store(function, page, offset, input.u32());
         }
@@ -114,8 +134,15 @@ fn register(function: FunctionId, low: u8, high: u8, element: u8) -> u64 {
     }
     let info = RegisterId::ALL[number % RegisterId::ALL.len()].info();
     let index = u32::from(element) % info.count;
-    let offset = if element & 0x80 != 0 { info.alias_of(index) } else { None };
-    offset.or(info.offset_of(index)).expect("an element of the array").into()
+    let offset = if element & 0x80 != 0 {
+        info.alias_of(index)
+    } else {
+        None
+    };
+    offset
+        .or(info.offset_of(index))
+        .expect("an element of the array")
+        .into()
 }
 
 enum Access<'a> {
@@ -123,9 +150,17 @@ enum Access<'a> {
     Write(&'a [u8]),
 }
 
-fn access(card: &mut Card, function: FunctionId, region: CardRegion, offset: u64, access: Access<'_>) {
+fn access(
+    card: &mut Card,
+    function: FunctionId,
+    region: CardRegion,
+    offset: u64,
+    access: Access<'_>,
+) {
     let before = card.digests();
-    let pages: Vec<_> = others(function).map(|other| card.world.pages(other)).collect();
+    let pages: Vec<_> = others(function)
+        .map(|other| card.world.pages(other))
+        .collect();
     let (effects, len) = match access {
         Access::Read(len) => {
             let mut data = [0xAA; 16];
@@ -136,9 +171,19 @@ fn access(card: &mut Card, function: FunctionId, region: CardRegion, offset: u64
     if !function.is_vf() {
         return;
     }
-    unchanged(card, function, &before, shared_with_pf(region, offset, len, effects));
-    let after: Vec<_> = others(function).map(|other| card.world.pages(other)).collect();
-    assert!(pages == after, "{function} changed a queue page of another function");
+    unchanged(
+        card,
+        function,
+        &before,
+        shared_with_pf(region, offset, len, effects),
+    );
+    let after: Vec<_> = others(function)
+        .map(|other| card.world.pages(other))
+        .collect();
+    assert!(
+        pages == after,
+        "{function} changed a queue page of another function"
+    );
     assert_eq!(effects.vfs, None, "{function} changed the number of VFs");
 }
 
@@ -152,32 +197,47 @@ fn shared_with_pf(region: CardRegion, offset: u64, len: usize, effects: Effects)
         // An FLR sets VFLRE.
         return !effects.reset_done.is_empty();
     }
-    (offset & !3..offset.saturating_add(len as u64)).step_by(4).any(|at| {
-        let decoded = u32::try_from(at).ok().and_then(igb::vf::window_at);
-        decoded.is_some_and(|(info, _)| {
-            matches!(info.id, RegisterId::PVTCTRL | RegisterId::V2PMAILBOX | RegisterId::VMBMEM)
+    (offset & !3..offset.saturating_add(len as u64))
+        .step_by(4)
+        .any(|at| {
+            let decoded = u32::try_from(at).ok().and_then(igb::vf::window_at);
+            decoded.is_some_and(|(info, _)| {
+                matches!(
+                    info.id,
+                    RegisterId::PVTCTRL | RegisterId::V2PMAILBOX | RegisterId::VMBMEM
+                )
+            })
         })
-    })
 }
 
 fn unchanged(card: &Card, function: FunctionId, before: &[u64], pf_may_see: bool) {
     let after = card.digests();
     for other in others(function) {
         if other.is_vf() || !pf_may_see {
-            assert_eq!(before[other.slot()], after[other.slot()], "{function} changed the state of {other}");
+            assert_eq!(
+                before[other.slot()],
+                after[other.slot()],
+                "{function} changed the state of {other}"
+            );
         }
     }
 }
 
 /// A seed's operation that writes a register of a VF.
 pub(super) fn vf_write(vf: u8, id: RegisterId, element: u8, value: u32) -> Vec<u8> {
-    let number = WINDOW.iter().position(|info| info.id == id).expect("a register of the window");
+    let number = WINDOW
+        .iter()
+        .position(|info| info.id == id)
+        .expect("a register of the window");
     operation(3, FunctionId::vf(vf), number, element, value)
 }
 
 /// A seed's operation that writes a register of the PF.
 pub(super) fn pf_write<R: igb::Register>(element: u8, value: Value<R>) -> Vec<u8> {
-    let number = RegisterId::ALL.iter().position(|id| *id == R::ID).expect("a register of the map");
+    let number = RegisterId::ALL
+        .iter()
+        .position(|id| *id == R::ID)
+        .expect("a register of the map");
     operation(3, FunctionId::PF, number, element, value.raw())
 }
 

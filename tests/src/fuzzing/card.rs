@@ -5,8 +5,8 @@ use igb::pci::{header, offset, sriov};
 use igb::queue_page::{Page, QueueRegister, slot};
 use igb::{FunctionId, MacAddress, Register, Value};
 use igb_model::{
-    CardRegion, CardSettings, Control, ControlHost, CopyFault, DataHost, DataPath, DmaFault, Effects,
-    Events, FaultCause, FunctionSet, MailboxMode, QueuePage, Signal,
+    CardRegion, CardSettings, Control, ControlHost, CopyFault, DataHost, DataPath, DmaFault,
+    Effects, Events, FaultCause, FunctionSet, MailboxMode, QueuePage, Signal,
 };
 
 /// Bytes of each function's memory, from I/O virtual address 0.
@@ -44,12 +44,18 @@ impl World {
     }
 
     fn load(&self, function: FunctionId, page: QueuePage, offset: u32) -> u32 {
-        assert!(offset.is_multiple_of(4) && offset < igb::queue_page::SIZE, "page offset {offset:#x}");
+        assert!(
+            offset.is_multiple_of(4) && offset < igb::queue_page::SIZE,
+            "page offset {offset:#x}"
+        );
         self.pages[page_index(function, page)][offset as usize / 4]
     }
 
     pub(super) fn store(&mut self, function: FunctionId, page: QueuePage, offset: u32, value: u32) {
-        assert!(offset.is_multiple_of(4) && offset < igb::queue_page::SIZE, "page offset {offset:#x}");
+        assert!(
+            offset.is_multiple_of(4) && offset < igb::queue_page::SIZE,
+            "page offset {offset:#x}"
+        );
         self.pages[page_index(function, page)][offset as usize / 4] = value;
     }
 
@@ -65,21 +71,40 @@ impl World {
     }
 
     /// The bytes `iova .. iova + len` of a function's memory.
-    pub(super) fn window(&mut self, function: FunctionId, iova: u64, len: usize) -> Result<&mut [u8], DmaFault> {
+    pub(super) fn window(
+        &mut self,
+        function: FunctionId,
+        iova: u64,
+        len: usize,
+    ) -> Result<&mut [u8], DmaFault> {
         self.touched.insert(function);
         self.accesses += 1;
-        assert!(self.accesses < 100_000, "a round of the data path does not end");
+        assert!(
+            self.accesses < 100_000,
+            "a round of the data path does not end"
+        );
         let memory = &mut self.memory[function.slot()];
-        let range = usize::try_from(iova).ok().and_then(|start| Some(start..start.checked_add(len)?));
-        let cause = if iova < MEMORY as u64 { FaultCause::Edge } else { FaultCause::NoWindow };
-        range.and_then(|range| memory.get_mut(range)).ok_or(DmaFault { cause })
+        let range = usize::try_from(iova)
+            .ok()
+            .and_then(|start| Some(start..start.checked_add(len)?));
+        let cause = if iova < MEMORY as u64 {
+            FaultCause::Edge
+        } else {
+            FaultCause::NoWindow
+        };
+        range
+            .and_then(|range| memory.get_mut(range))
+            .ok_or(DmaFault { cause })
     }
 }
 
 impl ControlHost for World {
     fn interrupt(&mut self, function: FunctionId, signal: Signal) -> bool {
         if let Signal::Msix(vector) = signal {
-            assert!(u32::from(vector) < function.vectors(), "{function} has no vector {vector}");
+            assert!(
+                u32::from(vector) < function.vectors(),
+                "{function} has no vector {vector}"
+            );
         }
         self.interrupted.insert(function);
         true
@@ -95,24 +120,45 @@ impl ControlHost for World {
 }
 
 impl DataHost for World {
-    fn dma_read(&mut self, function: FunctionId, iova: u64, data: &mut [u8]) -> Result<(), DmaFault> {
+    fn dma_read(
+        &mut self,
+        function: FunctionId,
+        iova: u64,
+        data: &mut [u8],
+    ) -> Result<(), DmaFault> {
         data.copy_from_slice(self.window(function, iova, data.len())?);
         Ok(())
     }
 
     fn dma_write(&mut self, function: FunctionId, iova: u64, data: &[u8]) -> Result<(), DmaFault> {
-        self.window(function, iova, data.len())?.copy_from_slice(data);
+        self.window(function, iova, data.len())?
+            .copy_from_slice(data);
         Ok(())
     }
 
-    fn dma_store_release(&mut self, function: FunctionId, iova: u64, value: u64) -> Result<(), DmaFault> {
+    fn dma_store_release(
+        &mut self,
+        function: FunctionId,
+        iova: u64,
+        value: u64,
+    ) -> Result<(), DmaFault> {
         assert!(iova.is_multiple_of(8), "a release store to {iova:#x}");
         self.dma_write(function, iova, &value.to_le_bytes())
     }
 
-    fn dma_copy(&mut self, from: (FunctionId, u64), to: (FunctionId, u64), len: usize) -> Result<(), CopyFault> {
-        let bytes = self.window(from.0, from.1, len).map_err(CopyFault::Source)?.to_vec();
-        self.window(to.0, to.1, len).map_err(CopyFault::Destination)?.copy_from_slice(&bytes);
+    fn dma_copy(
+        &mut self,
+        from: (FunctionId, u64),
+        to: (FunctionId, u64),
+        len: usize,
+    ) -> Result<(), CopyFault> {
+        let bytes = self
+            .window(from.0, from.1, len)
+            .map_err(CopyFault::Source)?
+            .to_vec();
+        self.window(to.0, to.1, len)
+            .map_err(CopyFault::Destination)?
+            .copy_from_slice(&bytes);
         Ok(())
     }
 
@@ -141,8 +187,18 @@ pub(super) struct Card {
 impl Card {
     pub(super) fn new(mailbox: MailboxMode) -> Self {
         let mac = MacAddress::new([2, 0, 0, 0, 0, 1]);
-        let control = Control::new(CardSettings { mac, mailbox, link_up: true });
-        Self { control, data: DataPath::new(), world: World::new(), events: Events::new(), now: 0 }
+        let control = Control::new(CardSettings {
+            mac,
+            mailbox,
+            link_up: true,
+        });
+        Self {
+            control,
+            data: DataPath::new(),
+            world: World::new(),
+            events: Events::new(),
+            now: 0,
+        }
     }
 
     /// What a server does after each access.
@@ -150,7 +206,10 @@ impl Card {
         if effects.publish {
             self.data.configure(self.control.config());
         }
-        effects.clear_pages.iter().for_each(|function| self.world.clear_pages(function));
+        effects
+            .clear_pages
+            .iter()
+            .for_each(|function| self.world.clear_pages(function));
         for function in effects.sync.iter() {
             self.data.sync_queues(function, &mut self.world);
         }
@@ -159,14 +218,30 @@ impl Card {
         }
     }
 
-    pub(super) fn read(&mut self, function: FunctionId, region: CardRegion, offset: u64, data: &mut [u8]) -> Effects {
-        let effects = self.control.read(function, region, offset, data, &mut self.world);
+    pub(super) fn read(
+        &mut self,
+        function: FunctionId,
+        region: CardRegion,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Effects {
+        let effects = self
+            .control
+            .read(function, region, offset, data, &mut self.world);
         self.follow(effects);
         effects
     }
 
-    pub(super) fn write(&mut self, function: FunctionId, region: CardRegion, offset: u64, data: &[u8]) -> Effects {
-        let effects = self.control.write(function, region, offset, data, &mut self.world);
+    pub(super) fn write(
+        &mut self,
+        function: FunctionId,
+        region: CardRegion,
+        offset: u64,
+        data: &[u8],
+    ) -> Effects {
+        let effects = self
+            .control
+            .write(function, region, offset, data, &mut self.world);
         self.follow(effects);
         effects
     }
@@ -191,7 +266,11 @@ impl Card {
         self.control.advance(self.now, &mut self.world);
         self.data.advance(self.now);
         let next = self.control.next_deadline();
-        assert!(next.is_none_or(|at| at > self.now), "deadline {next:?} at {} is past", self.now);
+        assert!(
+            next.is_none_or(|at| at > self.now),
+            "deadline {next:?} at {} is past",
+            self.now
+        );
     }
 
     /// A few rounds of the data path.
@@ -216,7 +295,8 @@ impl Card {
     pub(super) fn uplink_receive(&mut self, frame: &[u8]) {
         self.world.accesses = 0;
         self.world.touched = FunctionSet::EMPTY;
-        self.data.uplink_receive(frame, &mut self.world, &mut self.events);
+        self.data
+            .uplink_receive(frame, &mut self.world, &mut self.events);
         self.absorb();
         self.check_dma();
     }
@@ -236,11 +316,21 @@ impl Card {
     }
 
     pub(super) fn set<R: Register>(&mut self, function: FunctionId, index: u32, value: Value<R>) {
-        let _ = self.write(function, CardRegion::Bar0, R::offset(index).into(), &value.raw().to_le_bytes());
+        let _ = self.write(
+            function,
+            CardRegion::Bar0,
+            R::offset(index).into(),
+            &value.raw().to_le_bytes(),
+        );
     }
 
     fn set_config(&mut self, function: FunctionId, at: u16, value: u16) {
-        let _ = self.write(function, CardRegion::Config, at.into(), &value.to_le_bytes());
+        let _ = self.write(
+            function,
+            CardRegion::Config,
+            at.into(),
+            &value.to_le_bytes(),
+        );
     }
 
     /// What a PF driver does until frames can pass between all pools.
@@ -250,7 +340,11 @@ impl Card {
         self.set_config(pf, header::COMMAND, bus);
         if self.control.num_vfs_enabled() == 0 && vfs > 0 {
             self.set_config(pf, offset::SRIOV + sriov::NUM_VFS, vfs.into());
-            self.set_config(pf, offset::SRIOV + sriov::CONTROL, sriov::VF_ENABLE | sriov::VF_MSE);
+            self.set_config(
+                pf,
+                offset::SRIOV + sriov::CONTROL,
+                sriov::VF_ENABLE | sriov::VF_MSE,
+            );
         }
         let pools = Value::from_raw(0xFF);
         self.set::<igb::VFRE>(pf, 0, pools);
@@ -261,8 +355,15 @@ impl Card {
         self.set::<igb::MRQC>(pf, 0, Value::from_raw(3));
         self.set::<igb::DTXSWC>(pf, 0, Value::from_raw(0x8000_0000));
         for pool in 0..igb::function::POOL_COUNT {
-            let vmolr = Value::default().set(igb::VMOLR::BAM).set(igb::VMOLR::AUPE).set(igb::VMOLR::ROPE);
-            self.set::<igb::VMOLR>(pf, pool, vmolr.set(igb::VMOLR::LPE).with(igb::VMOLR::RLPML, 0x2600));
+            let vmolr = Value::default()
+                .set(igb::VMOLR::BAM)
+                .set(igb::VMOLR::AUPE)
+                .set(igb::VMOLR::ROPE);
+            self.set::<igb::VMOLR>(
+                pf,
+                pool,
+                vmolr.set(igb::VMOLR::LPE).with(igb::VMOLR::RLPML, 0x2600),
+            );
         }
         for vf in FunctionId::vfs() {
             self.set_config(vf, header::COMMAND, bus);
@@ -282,20 +383,31 @@ impl Card {
             (QueueRegister::RDBAL, RX_RING as u32),
             (QueueRegister::RDBAH, 0),
             (QueueRegister::RDLEN, RING_LENGTH),
-            (QueueRegister::SRRCTL, 1 << igb::SRRCTL::DESCTYPE.shift() | 1),
+            (
+                QueueRegister::SRRCTL,
+                1 << igb::SRRCTL::DESCTYPE.shift() | 1,
+            ),
             (QueueRegister::RXDCTL, igb::RXDCTL::ENABLE.mask()),
             (QueueRegister::RDT, tail),
         ] {
             if let Some((page, offset)) = slot(kind, queue, register) {
                 let offset = page.offset(kind) + offset;
-                let _ = self.write(function, CardRegion::Bar0, offset.into(), &value.to_le_bytes());
+                let _ = self.write(
+                    function,
+                    CardRegion::Bar0,
+                    offset.into(),
+                    &value.to_le_bytes(),
+                );
             }
         }
     }
 
     /// Digests of all functions.
     pub(super) fn digests(&self) -> [u64; FUNCTION_COUNT] {
-        std::array::from_fn(|slot| self.control.digest(FunctionId::from_slot(slot).expect("a slot")))
+        std::array::from_fn(|slot| {
+            self.control
+                .digest(FunctionId::from_slot(slot).expect("a slot"))
+        })
     }
 }
 

@@ -31,7 +31,10 @@ fn decode<T: Frame>(stream: &[u8], chunk: usize) -> (Vec<T>, Option<Invalid>) {
                 Err(error) => return (messages, Some(error)),
             }
         }
-        assert!(decoder.pending() < MAX_FRAME, "more than one frame is held back");
+        assert!(
+            decoder.pending() < MAX_FRAME,
+            "more than one frame is held back"
+        );
     }
     (messages, None)
 }

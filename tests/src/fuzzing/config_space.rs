@@ -32,7 +32,11 @@ pub fn run(data: &[u8]) {
     let vfs = card.control.num_vfs_enabled();
     for function in FunctionId::all() {
         if function.vf_index().is_some_and(|vf| vf >= vfs) {
-            assert_eq!(config(&mut card, function, 0), [0xFF; 4], "{function} does not exist");
+            assert_eq!(
+                config(&mut card, function, 0),
+                [0xFF; 4],
+                "{function} does not exist"
+            );
             continue;
         }
         check_identity(&mut card, function);
@@ -60,7 +64,11 @@ fn read(card: &mut Card, function: FunctionId, at: u64, length: usize) {
         let [single] = config(card, function, at + n as u64);
         assert_eq!(single, *byte, "{function} {at:#x}+{n:#x}");
     }
-    assert_eq!(before, card.digests(), "a read of configuration space changed something");
+    assert_eq!(
+        before,
+        card.digests(),
+        "a read of configuration space changed something"
+    );
 }
 
 fn write(card: &mut Card, function: FunctionId, at: u64, data: &[u8]) {
@@ -74,7 +82,11 @@ fn write(card: &mut Card, function: FunctionId, at: u64, data: &[u8]) {
     for other in FunctionId::all().filter(|other| *other != function) {
         // An FLR sets VFLRE.
         if other.is_vf() || effects.reset_done.is_empty() {
-            assert_eq!(before[other.slot()], after[other.slot()], "{function} changed {other}");
+            assert_eq!(
+                before[other.slot()],
+                after[other.slot()],
+                "{function} changed {other}"
+            );
         }
     }
 }
@@ -83,9 +95,22 @@ fn write(card: &mut Card, function: FunctionId, at: u64, data: &[u8]) {
 fn check_identity(card: &mut Card, function: FunctionId) {
     let fresh = &mut Card::new(MailboxMode::Closed);
     fresh.bring_up(igb::function::VF_COUNT);
-    let fixed = [header::VENDOR_ID, header::DEVICE_ID, header::REVISION_ID, header::CLASS_CODE];
-    for at in fixed.into_iter().chain([header::SUBSYSTEM_VENDOR_ID, header::SUBSYSTEM_ID, header::CAPABILITIES]) {
-        assert_eq!(config16(card, function, at), config16(fresh, function, at), "{function} {at:#x}");
+    let fixed = [
+        header::VENDOR_ID,
+        header::DEVICE_ID,
+        header::REVISION_ID,
+        header::CLASS_CODE,
+    ];
+    for at in fixed.into_iter().chain([
+        header::SUBSYSTEM_VENDOR_ID,
+        header::SUBSYSTEM_ID,
+        header::CAPABILITIES,
+    ]) {
+        assert_eq!(
+            config16(card, function, at),
+            config16(fresh, function, at),
+            "{function} {at:#x}"
+        );
     }
     let control = config16(card, function, offset::EXPRESS + express::DEVICE_CONTROL);
     assert_eq!(control & express::INITIATE_FLR, 0, "reads 0");
@@ -120,10 +145,16 @@ fn check_sriov(card: &mut Card) {
     let total = config16(card, pf, offset::SRIOV + sriov::TOTAL_VFS);
     let num = config16(card, pf, offset::SRIOV + sriov::NUM_VFS);
     let control = config16(card, pf, offset::SRIOV + sriov::CONTROL);
-    assert!(u16::from(enabled) <= total, "{enabled} of {total} VFs enabled");
+    assert!(
+        u16::from(enabled) <= total,
+        "{enabled} of {total} VFs enabled"
+    );
     if control & sriov::VF_ENABLE == 0 {
         assert_eq!(enabled, 0);
     } else {
-        assert!(num <= total && u16::from(enabled) == num, "NumVFs {num}, enabled {enabled}");
+        assert!(
+            num <= total && u16::from(enabled) == num,
+            "NumVFs {num}, enabled {enabled}"
+        );
     }
 }

@@ -17,8 +17,13 @@ use mediator_protocol::{
 use super::input::Input;
 
 const VF: u16 = 3;
-const LIMITS: Limits =
-    Limits { requests_per_second: 1000, burst: 8, outstanding: 4, mailbox_deadline_ms: 500, slots: 8 };
+const LIMITS: Limits = Limits {
+    requests_per_second: 1000,
+    burst: 8,
+    outstanding: 4,
+    mailbox_deadline_ms: 500,
+    slots: 8,
+};
 /// Operations per input.
 const MOST: usize = 512;
 
@@ -117,7 +122,8 @@ impl Bench {
 
     fn status(&self) -> bar::StatusRegister {
         let mut status = [0; 4];
-        self.channel.read_block(bar::Register::Status.offset(), &mut status);
+        self.channel
+            .read_block(bar::Register::Status.offset(), &mut status);
         bar::StatusRegister(u32::from_le_bytes(status))
     }
 
@@ -165,7 +171,12 @@ impl Bench {
                     (bar::Register::Command, command),
                 ];
                 for (register, value) in registers {
-                    channel.write_block(register.offset(), &u32::from(value).to_le_bytes(), self.now, world);
+                    channel.write_block(
+                        register.offset(),
+                        &u32::from(value).to_le_bytes(),
+                        self.now,
+                        world,
+                    );
                 }
             }
             // A whole request by mailbox.
@@ -220,7 +231,11 @@ impl Bench {
         if let Some(before) = held
             && op % 20 != 2
         {
-            assert_eq!(self.memory(), before, "the memory changed while the guest held it");
+            assert_eq!(
+                self.memory(),
+                before,
+                "the memory changed while the guest held it"
+            );
         }
     }
 
@@ -228,7 +243,8 @@ impl Bench {
         let status = Status::ALL[usize::from(input.u8()) % Status::ALL.len()];
         let pick = usize::from(input.u8());
         let asked = world.asked.get(pick % world.asked.len().max(1));
-        let (mut id, mut generation) = asked.map_or((77, 1), |request| (request.id, request.generation));
+        let (mut id, mut generation) =
+            asked.map_or((77, 1), |request| (request.id, request.generation));
         let mut body = match asked.map(|request| request.body) {
             Some(RequestBody::Mailbox(words)) => {
                 let word0 = words[0] & igb::mailbox::ID_MASK | igb::mailbox::ACK;
@@ -247,29 +263,48 @@ impl Bench {
         if op == 9 {
             body = match input.u8() % 3 {
                 0 => ReplyBody::Empty,
-                1 => ReplyBody::Mailbox(MailboxWords::new(&[input.u32(), input.u32()]).expect("two words")),
+                1 => ReplyBody::Mailbox(
+                    MailboxWords::new(&[input.u32(), input.u32()]).expect("two words"),
+                ),
                 _ => {
                     let length = usize::from(input.u8() & 0x7F);
                     ReplyBody::Block(BlockData::new(input.bytes(length)).expect("a block at most"))
                 }
             };
         }
-        Reply { vf: VF, generation, id, status, body }
+        Reply {
+            vf: VF,
+            generation,
+            id,
+            status,
+            body,
+        }
     }
 
     fn check(&mut self) {
         let channel = &self.channel;
         assert!(channel.outstanding() <= LIMITS.outstanding as usize);
-        let allowed = u64::from(LIMITS.burst) + self.now * u64::from(LIMITS.requests_per_second) / 1_000_000_000;
-        assert!(self.world.requests <= allowed, "{} requests, {allowed} allowed", self.world.requests);
+        let allowed = u64::from(LIMITS.burst)
+            + self.now * u64::from(LIMITS.requests_per_second) / 1_000_000_000;
+        assert!(
+            self.world.requests <= allowed,
+            "{} requests, {allowed} allowed",
+            self.world.requests
+        );
         for message in self.world.sent.drain(..) {
             match message {
                 ToPf::Request(request) => {
                     assert_eq!(request.vf, VF);
-                    assert!(self.seen.insert(request.id), "request id {} came twice", request.id);
+                    assert!(
+                        self.seen.insert(request.id),
+                        "request id {} came twice",
+                        request.id
+                    );
                     match request.body {
                         RequestBody::Mailbox(_) => {}
-                        RequestBody::ReadBlock { length, .. } => assert!((1..=128).contains(&length)),
+                        RequestBody::ReadBlock { length, .. } => {
+                            assert!((1..=128).contains(&length))
+                        }
                         RequestBody::WriteBlock { data, .. } => assert!(!data.is_empty()),
                     }
                 }
@@ -295,11 +330,20 @@ impl Bench {
         self.channel.pf_gone(self.now, &mut self.world);
         self.check();
         assert_eq!(self.channel.outstanding(), 0);
-        self.channel.reset(ResetCause::Tenant, self.now, &mut self.world);
+        self.channel
+            .reset(ResetCause::Tenant, self.now, &mut self.world);
         let mut registers = [0; 0x400];
-        self.channel.read_block(bar::Register::BlockId.offset(), &mut registers);
-        assert!(registers.iter().all(|&byte| byte == 0), "the BAR keeps something of the old tenant");
-        assert_eq!(self.memory(), [0; 64], "the mailbox keeps something of the old tenant");
+        self.channel
+            .read_block(bar::Register::BlockId.offset(), &mut registers);
+        assert!(
+            registers.iter().all(|&byte| byte == 0),
+            "the BAR keeps something of the old tenant"
+        );
+        assert_eq!(
+            self.memory(),
+            [0; 64],
+            "the mailbox keeps something of the old tenant"
+        );
         assert_eq!(self.channel.read_v2p(0, u32::MAX), 0);
     }
 }

@@ -23,9 +23,29 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
-    Target { name: "vfio_user_stream", run: vfio_user_stream::run, seeds: seeds::vfio_user_stream },
-    Target { name: "bar_access", run: bar_access::run, seeds: seeds::bar_access },
-    Target { name: "config_space", run: config_space::run, seeds: seeds::config_space },
-    Target { name: "mailbox_words", run: mailbox_words::run, seeds: seeds::mailbox_words },
-    Target { name: "channel_messages", run: channel_messages::run, seeds: seeds::channel_messages },
+    Target {
+        name: "vfio_user_stream",
+        run: vfio_user_stream::run,
+        seeds: seeds::vfio_user_stream,
+    },
+    Target {
+        name: "bar_access",
+        run: bar_access::run,
+        seeds: seeds::bar_access,
+    },
+    Target {
+        name: "config_space",
+        run: config_space::run,
+        seeds: seeds::config_space,
+    },
+    Target {
+        name: "mailbox_words",
+        run: mailbox_words::run,
+        seeds: seeds::mailbox_words,
+    },
+    Target {
+        name: "channel_messages",
+        run: channel_messages::run,
+        seeds: seeds::channel_messages,
+    },
 ];

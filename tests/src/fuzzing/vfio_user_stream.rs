@@ -19,7 +19,9 @@ use vfio_user::device::{
     region,
 };
 use vfio_user::server::{ServerOptions, Stop, serve_connection};
-use vfio_user::wire::{Capabilities, Header, HeaderFlags, Request, VersionBody, command, decode_region};
+use vfio_user::wire::{
+    Capabilities, Header, HeaderFlags, Request, VersionBody, command, decode_region,
+};
 use zerocopy::IntoBytes;
 
 use super::input::Input;
@@ -69,7 +71,9 @@ fn hung_up(reader: &PipeReader) -> bool {
     let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
     // Whoever held the other end has been joined.
     poll(&mut fds, PollTimeout::ZERO) == Ok(1)
-        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+        && fds[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// Send the chunks, and end the stream.
@@ -84,7 +88,15 @@ fn send_chunks(mut input: Input<'_>, stream: &UnixStream, fd: &OwnedFd) {
         let rights = [ControlMessage::ScmRights(&fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        if sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None).is_err() {
+        if sendmsg::<()>(
+            stream.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            rights,
+            flags,
+            None,
+        )
+        .is_err()
+        {
             break;
         }
     }
@@ -100,7 +112,9 @@ fn server(version_first: bool, input: Input<'_>, fd: &OwnedFd) {
     if version_first {
         let mut body = VersionBody { major: 0, minor: 0 }.as_bytes().to_vec();
         body.extend(Capabilities::own(64).encode());
-        let mut bytes = Header::command(0, command::VERSION, body.len(), HeaderFlags::empty()).as_bytes().to_vec();
+        let mut bytes = Header::command(0, command::VERSION, body.len(), HeaderFlags::empty())
+            .as_bytes()
+            .to_vec();
         bytes.extend(body);
         std::io::Write::write_all(&mut &theirs, &bytes).expect("an empty socket takes a VERSION");
     }
@@ -108,26 +122,43 @@ fn server(version_first: bool, input: Input<'_>, fd: &OwnedFd) {
     let device = Arc::new(Checked::default());
     let stop = Stop::new().expect("an eventfd");
     let short = Duration::from_millis(100);
-    let options = ServerOptions { send_timeout: short, dma_timeout: short, ..Default::default() };
+    let options = ServerOptions {
+        send_timeout: short,
+        dma_timeout: short,
+        ..Default::default()
+    };
     // How it ends is the peer's affair.
     let served: Arc<dyn Device> = device.clone();
     let _ = serve_connection(ours, &served, &stop, &options);
     let calls = device.connected.load(Ordering::Relaxed);
-    assert_eq!(calls, device.disconnected.load(Ordering::Relaxed), "connected and disconnected");
+    assert_eq!(
+        calls,
+        device.disconnected.load(Ordering::Relaxed),
+        "connected and disconnected"
+    );
     assert!(calls <= 1);
 }
 
 fn client(input: Input<'_>, fd: &OwnedFd) {
     let (ours, theirs) = pair();
     send_chunks(input, &theirs, fd);
-    let Ok(client) = Client::from_stream(ours, ClientOptions { timeout: Duration::from_millis(100) }) else {
+    let Ok(client) = Client::from_stream(
+        ours,
+        ClientOptions {
+            timeout: Duration::from_millis(100),
+        },
+    ) else {
         return;
     };
     let _ = client.device_info();
     for index in 0..region::COUNT {
         if let Ok(region) = client.region(index) {
             for area in &region.sparse {
-                assert!(area.offset.checked_add(area.size).is_some_and(|end| end <= region.size));
+                assert!(
+                    area.offset
+                        .checked_add(area.size)
+                        .is_some_and(|end| end <= region.size)
+                );
             }
         }
     }
@@ -159,8 +190,13 @@ fn size(index: u32) -> u64 {
 
 fn check_range(index: u32, offset: u64, len: usize) {
     assert!(index < region::COUNT);
-    let end = offset.checked_add(len as u64).expect("an access that wraps");
-    assert!(end <= size(index), "access {offset:#x}+{len:#x} beyond region {index}");
+    let end = offset
+        .checked_add(len as u64)
+        .expect("an access that wraps");
+    assert!(
+        end <= size(index),
+        "access {offset:#x}+{len:#x} beyond region {index}"
+    );
 }
 
 impl Device for Checked {
@@ -171,21 +207,30 @@ impl Device for Checked {
     fn disconnected(&self) {
         self.disconnected.fetch_add(1, Ordering::Relaxed);
         self.dma_unmap_all();
-        self.eventfds.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.eventfds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     fn region(&self, index: u32) -> Region {
         assert!(index < region::COUNT);
         match size(index) {
             0 => Region::absent(),
-            size => Region { flags: RegionFlags::READ | RegionFlags::WRITE, ..Region::trapped(size) },
+            size => Region {
+                flags: RegionFlags::READ | RegionFlags::WRITE,
+                ..Region::trapped(size)
+            },
         }
     }
 
     fn irq(&self, index: u32) -> Irq {
         assert!(index < irq::COUNT);
         let count = if index == irq::MSIX { VECTORS } else { 0 };
-        Irq { flags: IrqFlags::EVENTFD, count }
+        Irq {
+            flags: IrqFlags::EVENTFD,
+            count,
+        }
     }
 
     fn region_read(&self, index: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
@@ -217,11 +262,18 @@ impl Device for Checked {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let before = windows.len();
         windows.retain(|window| (window.iova, window.size) != (iova, size));
-        if windows.len() < before { Ok(()) } else { Err(Errno::ENOENT) }
+        if windows.len() < before {
+            Ok(())
+        } else {
+            Err(Errno::ENOENT)
+        }
     }
 
     fn dma_unmap_all(&self) {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.windows
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     fn set_irqs(&self, index: u32, start: u32, action: IrqAction) -> Result<(), Errno> {
@@ -229,15 +281,23 @@ impl Device for Checked {
         let count = match action {
             IrqAction::SetEventfds(fds) => {
                 let count = fds.len();
-                self.eventfds.lock().unwrap_or_else(PoisonError::into_inner).extend(fds.into_iter().flatten());
+                self.eventfds
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(fds.into_iter().flatten());
                 count
             }
             IrqAction::Disable => 0,
-            IrqAction::Trigger(which) | IrqAction::Mask(which) | IrqAction::Unmask(which) => which.len(),
+            IrqAction::Trigger(which) | IrqAction::Mask(which) | IrqAction::Unmask(which) => {
+                which.len()
+            }
             IrqAction::SetUnmaskEventfd(_) | IrqAction::SetMaskEventfd(_) => 1,
         };
         let vectors = self.irq(index).count as usize;
-        assert!(start as usize + count <= vectors, "vectors {start}+{count} of index {index}");
+        assert!(
+            start as usize + count <= vectors,
+            "vectors {start}+{count} of index {index}"
+        );
         Ok(())
     }
 
