@@ -303,8 +303,15 @@ impl PfDriver {
 
     /// Handles causes of ICR: link, mailboxes, spoofed frames.
     fn handle_other(&mut self) -> Result<Changes, PfError> {
-        let mut changes = Changes::default();
         self.other_interrupts += 1;
+        let handled = self.handle_causes();
+        // Also after a failure: the next cause may fare better.
+        self.interrupts.arm(&self.regs, OTHER_VECTOR)?;
+        handled
+    }
+
+    fn handle_causes(&mut self) -> Result<Changes, PfError> {
+        let mut changes = Changes::default();
         let causes = self.regs.read::<ICR>()?;
         if causes.has(ICR::LSC) {
             changes.link = self.update_link()?;
@@ -316,7 +323,6 @@ impl PfDriver {
         if causes.has(ICR::DOUTSYNC) {
             self.vf_counters.note_spoofed(&self.regs)?;
         }
-        self.interrupts.arm(&self.regs, OTHER_VECTOR)?;
         Ok(changes)
     }
 
@@ -463,6 +469,8 @@ fn init_interrupts(regs: &Registers) -> Result<(), PfError> {
     regs.write(gpie)?;
     let vfs = Value::<MBVFIMR>::from_raw(0).with(MBVFIMR::VFIM, u32::MAX);
     regs.write(vfs)?;
+    // What an earlier driver left unread would keep the same cause from firing again.
+    regs.read::<ICR>()?;
     let causes = Value::<IMS>::from_raw(0)
         .set(IMS::LSC)
         .set(IMS::VMMB)

@@ -59,7 +59,7 @@ impl Channel {
     pub fn find(kind: ChannelKind, access: &mut Access<'_>) -> Result<Self, ChannelError> {
         match kind {
             ChannelKind::Mediated => Mediated::find(access).map(Self::Mediated),
-            ChannelKind::Mailbox => Ok(Self::Mailbox(Mailbox::new())),
+            ChannelKind::Mailbox => Mailbox::new(access).map(Self::Mailbox),
         }
     }
 

@@ -192,7 +192,9 @@ impl VfDriver {
             regs: &self.regs,
             interrupts: &mut self.interrupts,
         };
-        let status = self.channel.request(&mut access, request)?;
+        let asked = self.channel.request(&mut access, request);
+        self.interrupts.arm(&self.regs, OTHER_VECTOR)?;
+        let status = asked?;
         if status == Status::Ok {
             match request {
                 VfRequest::SetMac(mac) => self.mac = MacAddress(*mac),

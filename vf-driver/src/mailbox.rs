@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use igb::frame::MacAddress;
 use igb::mailbox::{ACK, Hashes, MessageId, NACK, PfReply, VfMessage, WORDS};
 use igb::{STATUS, V2PMAILBOX, Value, vf};
+use igb_driver::interrupt::OTHER_VECTOR;
 use igb_driver::netdev::MacAddress as Address;
+use iommu::function::FunctionError;
+use iommu::interrupt::InterruptSet;
 use mediator_protocol::Status;
 use mediator_protocol::block::{Config, ConfigFlags, VfRequest};
 
@@ -15,12 +18,15 @@ use crate::error::ChannelError;
 
 /// How long the PF has for each step; as long as stock VF drivers wait.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest wait for the vector before V2PMAILBOX is looked at anyway: some changes raise none.
+const LOOK: Duration = Duration::from_millis(5);
 /// Standard Ethernet; the mailbox does not tell the PF's own.
 const MTU: u32 = 1500;
 const MAX_MTU: u32 = 9216;
 
 /// The mailbox channel.
 pub struct Mailbox {
+    waiter: InterruptSet,
     granted: Config,
     /// Read-to-clear bits that were read and not yet acted on.
     latched: u32,
@@ -28,16 +34,23 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// A channel that has said nothing yet.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(access: &mut Access<'_>) -> Result<Self, ChannelError> {
+        // A set of its own: waiting here must not take the signals of the driver's vectors.
+        let mut waiter = InterruptSet::new(0)?;
+        waiter.watch(access.regs.function().lost_event())?;
+        if let Some(vector) = access.interrupts.set_mut().vector(OTHER_VECTOR as usize) {
+            waiter.watch(std::os::fd::AsFd::as_fd(vector))?;
+        }
         let granted = Config {
             mtu: MTU,
             max_mtu: MAX_MTU,
             ..Config::default()
         };
-        Self {
+        Ok(Self {
+            waiter,
             granted,
             latched: 0,
-        }
+        })
     }
 
     pub(crate) fn handshake(&mut self, access: &mut Access<'_>) -> Result<Granted, ChannelError> {
@@ -48,6 +61,8 @@ impl Mailbox {
             Ok(PfReply::ResetNack) => [0; 6],
             _ => return Err(mismatch(words[0], MessageId::Reset)),
         };
+        // A reset of the PF that came before is over with this.
+        self.latched = 0;
         self.read_config(access)
     }
 
@@ -142,7 +157,7 @@ impl Mailbox {
         self.wait("end its reset", access, |state| {
             !state.has(V2PMAILBOX::RSTI)
         })?;
-        self.latched = 0;
+        self.latched &= V2PMAILBOX::RSTD.mask();
         self.lock(access)?;
         for (index, word) in (0..).zip(message.encode()) {
             access
@@ -164,7 +179,7 @@ impl Mailbox {
         access
             .regs
             .write::<vf::V2PMAILBOX>(relay(Value::default().set(V2PMAILBOX::ACK)))?;
-        self.latched = 0;
+        self.latched &= V2PMAILBOX::RSTD.mask();
         let answered = words[0] & (ACK | NACK) != 0;
         if !answered || MessageId::of(words[0]) != Some(message.id()) {
             return Err(mismatch(words[0], message.id()));
@@ -173,7 +188,7 @@ impl Mailbox {
     }
 
     /// Take the mailbox memory. A closed mailbox never keeps VFU, and has no PFU to blame.
-    fn lock(&mut self, access: &Access<'_>) -> Result<(), ChannelError> {
+    fn lock(&mut self, access: &mut Access<'_>) -> Result<(), ChannelError> {
         let end = Instant::now() + PATIENCE;
         loop {
             access
@@ -189,15 +204,15 @@ impl Mailbox {
             if Instant::now() > end {
                 return Err(no_answer("release the mailbox"));
             }
-            std::thread::yield_now();
+            self.pause(access)?;
         }
     }
 
-    /// Read V2PMAILBOX until `done`. Each read is a trap, so this does not spin on the processor.
+    /// Read V2PMAILBOX until `done`.
     fn wait(
         &mut self,
         what: &'static str,
-        access: &Access<'_>,
+        access: &mut Access<'_>,
         done: impl Fn(Value<V2PMAILBOX>) -> bool,
     ) -> Result<(), ChannelError> {
         let end = Instant::now() + PATIENCE;
@@ -205,8 +220,20 @@ impl Mailbox {
             if Instant::now() > end {
                 return Err(no_answer(what));
             }
-            std::thread::yield_now();
+            self.pause(access)?;
         }
+        Ok(())
+    }
+
+    /// Wait for the mailbox vector. What it fired for is found by reading V2PMAILBOX; the bits that
+    /// such a read clears are kept.
+    fn pause(&mut self, access: &mut Access<'_>) -> Result<(), ChannelError> {
+        access.interrupts.arm(access.regs, OTHER_VECTOR)?;
+        self.waiter.wait(Some(LOOK))?;
+        if access.regs.function().lost() {
+            return Err(FunctionError::Lost.into());
+        }
+        access.interrupts.take(OTHER_VECTOR);
         Ok(())
     }
 }
