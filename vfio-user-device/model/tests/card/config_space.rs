@@ -159,7 +159,7 @@ fn power_states_that_do_not_exist_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// Nothing written changes what is read-only, and a reset brings everything back.
     #[test]

@@ -293,6 +293,21 @@ fn enable_toggles_latch_anew() {
 }
 
 #[test]
+fn buffers_fetched_before_a_disable_are_not_used_after_it() {
+    let mut w = World::open(2);
+    let sent = frame(mac_of(vf(1)), mac_of(vf(0)), 60);
+    w.send(vf(0), &sent);
+    w.set_queue(vf(1), QueueRegister::RXDCTL, 0);
+    w.open_queue(vf(1));
+    let elsewhere = RX_BUFFERS + 0x2_0000;
+    w.post(vf(1), 0, elsewhere);
+    let old = w.peek(vf(1), RX_BUFFERS, ENTRIES as usize * BUFFER as usize);
+    w.send(vf(0), &sent);
+    assert_eq!(w.peek(vf(1), elsewhere, 60), sent);
+    assert!(w.peek(vf(1), RX_BUFFERS, old.len()) == old);
+}
+
+#[test]
 fn the_header_is_read_once() {
     let mut w = World::open(3);
     let vmolr = w

@@ -218,3 +218,64 @@ fn an_older_configuration_is_ignored() {
     w.send(vf(0), &frame(mac_of(vf(1)), mac_of(vf(0)), 60));
     assert!(w.take(vf(1)).is_empty());
 }
+
+#[test]
+fn a_reset_that_the_data_path_sees_late_still_voids_its_state() {
+    let mut w = World::open(2);
+    let sent = frame(mac_of(vf(1)), mac_of(vf(0)), 60);
+    w.send(vf(0), &sent);
+    w.send(vf(1), &frame(mac_of(vf(0)), mac_of(vf(1)), 60));
+    assert_eq!((w.take(vf(0)).len(), w.take(vf(1)).len()), (1, 1));
+    // Reset and enabled again before the data path learns of either.
+    for f in [vf(0), vf(1)] {
+        let at = u64::from(vf::VTCTRL::OFFSET);
+        let reset = PVTCTRL::RST.mask().to_le_bytes();
+        let _ = w
+            .control
+            .write(f, CardRegion::Bar0, at, &reset, &mut w.host);
+    }
+    for at in [VFRE::OFFSET, VFTE::OFFSET] {
+        let _ = w
+            .control
+            .write(PF, CardRegion::Bar0, at.into(), &[3, 0, 0, 0], &mut w.host);
+    }
+    for f in [vf(0), vf(1)] {
+        w.host.pages[f.slot()] = [[0; 1024]; 2];
+    }
+    w.path.configure(w.control.config());
+    for f in [vf(0), vf(1)] {
+        w.host.reads.clear();
+        w.open_queue(f);
+    }
+    for (from, to) in [(vf(0), vf(1)), (vf(1), vf(0))] {
+        let sent = frame(mac_of(to), mac_of(from), 77);
+        w.send(from, &sent);
+        assert_eq!(
+            w.take(to),
+            [sent],
+            "the rings start at their first descriptors"
+        );
+    }
+}
+
+#[test]
+fn a_queue_that_changes_hands_starts_anew() {
+    let mut w = World::new();
+    w.init_pf();
+    w.open_queue(PF);
+    let peer = MacAddress([2, 8, 8, 8, 8, 8]);
+    w.send(PF, &frame(peer, mac_of(PF), 60));
+    w.wire_sends(&frame(mac_of(PF), peer, 60));
+    assert_eq!(w.take(PF).len(), 1);
+    // Queue 0 was the PF's and becomes VF0's, whose rings are elsewhere.
+    w.enable_vfs(1);
+    w.open_queue(vf(0));
+    w.host.reads.clear();
+    let sent = frame(peer, mac_of(vf(0)), 60);
+    w.send(vf(0), &sent);
+    assert_eq!(w.host.wire.last(), Some(&sent));
+    let back = frame(mac_of(vf(0)), peer, 60);
+    w.wire_sends(&back);
+    assert_eq!(w.take(vf(0)), [back]);
+    assert!(w.host.reads.iter().all(|(f, _, _)| *f == vf(0)));
+}
