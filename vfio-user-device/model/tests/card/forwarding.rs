@@ -1,7 +1,10 @@
 //! Frames between functions and the wire.
 
+use igb::descriptor::{TxCommand, TxContext, TxData};
+use igb::queue_page::QueueRegister;
 use igb::*;
 use igb_model::*;
+use proptest::prelude::*;
 
 use crate::world::*;
 
@@ -284,11 +287,7 @@ fn senders_take_turns() {
     let mut w = World::open(3);
     for f in [vf(0), vf(1)] {
         for _ in 0..15 {
-            w.queue_tx(
-                f,
-                &frame(mac_of(vf(2)), mac_of(f), 60),
-                igb::descriptor::TxCommand::empty(),
-            );
+            w.queue_tx(f, &frame(mac_of(vf(2)), mac_of(f), 60), TxCommand::empty());
         }
         w.ring_tx(f);
     }
@@ -302,4 +301,54 @@ fn senders_take_turns() {
         }
     }
     assert_eq!(w.report(vf(0)).tx_packets + w.report(vf(1)).tx_packets, 30);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// However a frame lies in its sender's buffers and its receivers', and with or without a tag, it
+    /// arrives as it was.
+    #[test]
+    fn a_frame_in_pieces_arrives_whole(
+        len in 60usize..6000,
+        cuts in prop::collection::vec(1usize..3000, 0..8),
+        buffer in 1u32..4,
+        insert in any::<bool>(),
+        strip in any::<bool>(),
+        capture in any::<bool>(),
+    ) {
+        let mut w = World::open(2);
+        w.add_vlan(0, 9, 0b111);
+        w.host.capture = capture.then(Vec::new);
+        let mut vmolr = w.get_at::<VMOLR>(PF, 1).set(VMOLR::LPE).with(VMOLR::RLPML, 0x2600);
+        if strip {
+            vmolr = vmolr.set(VMOLR::STRVLAN);
+        }
+        w.set_at(PF, 1, vmolr);
+        w.set_queue(vf(1), QueueRegister::RXDCTL, 0);
+        w.driver(vf(1)).buffer = buffer * 1024;
+        w.open_queue(vf(1));
+
+        let sent = frame(mac_of(vf(1)), mac_of(vf(0)), len);
+        let mut command = TxCommand::empty();
+        if insert {
+            w.push_tx(vf(0), TxContext::new(0, 14, 0).with_vlan_tag(9).to_bytes());
+            command = TxCommand::VLE;
+        }
+        let mut at = 0;
+        let mut cuts = cuts.into_iter();
+        while at < len {
+            let take = cuts.next().unwrap_or(len).min(len - at);
+            // Pieces lie apart from each other.
+            let place = w.tx_buffer(vf(0)) + 8;
+            w.poke(vf(0), place, &sent[at..at + take]);
+            at += take;
+            let end = if at == len { TxCommand::EOP | TxCommand::RS } else { TxCommand::empty() };
+            w.push_tx(vf(0), TxData::new(place, take as u16, command | end).to_bytes());
+        }
+        w.ring_tx(vf(0));
+        w.run();
+        let want = if insert && !strip { tagged(&sent, 9) } else { sent };
+        prop_assert_eq!(w.take(vf(1)), [want]);
+    }
 }
