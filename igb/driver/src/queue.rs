@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
 use igb::queue_page::{DOORBELL_ASLEEP, DOORBELL_WAKE, Page};
 use igb::{FunctionKind, RXDCTL, Register, SRRCTL, TXDCTL, Value};
@@ -16,8 +17,9 @@ use crate::{DriverError, Registers};
 
 /// Descriptors that are taken before the card is told that they are free again.
 const RX_BATCH: u16 = 16;
-/// How often a queue's ENABLE is read before the card counts as hung.
-const ENABLE_POLLS: u32 = 1000;
+/// How long a queue's ENABLE is waited for before the card counts as hung. The datasheet gives it 10
+/// ms (4.5.9); an emulated card may have to wait for a processor.
+const ENABLE_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes around the payload of a frame in memory: header and one VLAN tag. The card adds the FCS.
 const OVERHEAD: u32 = (igb::frame::HEADER_LENGTH + igb::frame::TAG_LENGTH) as u32;
 /// Granularity of the card's receive buffers (SRRCTL.BSIZEPACKET).
@@ -401,6 +403,9 @@ fn add_tx(a: TxStats, b: TxStats) -> TxStats {
 ///
 /// The card stores ASLEEP before its last look at the tails; here the tail is stored before the look
 /// at ASLEEP. With a fence between on both sides, one of the two sees the other.
+///
+/// The wake carries the tail, so it waits until the card has it: a posted one might arrive after a
+/// later tail was stored, and take that back.
 fn ring_bell<W: Window, T: Register>(
     regs: &Registers,
     queue: u32,
@@ -416,7 +421,7 @@ fn ring_bell<W: Window, T: Register>(
     if regs.load(Page::Tx.offset(W::KIND) + DOORBELL_ASLEEP)? == 0 {
         return Ok(false);
     }
-    regs.post_trapped(queue, value)?;
+    regs.write_trapped(queue, value)?;
     Ok(true)
 }
 
@@ -482,21 +487,23 @@ fn stop_queues<W: Window>(regs: &Registers, queue: u32) -> Result<(), DriverErro
     })
 }
 
-/// Reads ENABLE until it is as wanted; each read of real hardware takes about a microsecond, and
-/// 10 ms is all that the datasheet gives it.
+/// Reads ENABLE until it is as wanted.
 fn await_enable(
     what: &'static str,
     queue: u32,
     wanted: bool,
     read: impl Fn() -> Result<bool, FunctionError>,
 ) -> Result<(), DriverError> {
-    for _ in 0..ENABLE_POLLS {
+    let end = Instant::now() + ENABLE_PATIENCE;
+    loop {
         if read()? == wanted {
             return Ok(());
         }
+        if Instant::now() >= end {
+            return Err(DriverError::Queue { what, queue });
+        }
         std::thread::yield_now();
     }
-    Err(DriverError::Queue { what, queue })
 }
 
 const _: () = assert!(matches!(

@@ -123,21 +123,6 @@ impl Registers {
             .post(BAR0, offset.into(), &value.raw().to_le_bytes())
     }
 
-    /// Writes a register through the function even where it lies in shared memory: the way to make
-    /// the card look.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::read`].
-    pub fn post_trapped<R: Register>(
-        &self,
-        index: u32,
-        value: Value<R>,
-    ) -> Result<(), FunctionError> {
-        self.function
-            .post(BAR0, R::offset(index).into(), &value.raw().to_le_bytes())
-    }
-
     /// Writes a register through the function even where it lies in shared memory; the card has seen
     /// it, and all that was stored before, when this returns.
     ///

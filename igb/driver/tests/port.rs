@@ -26,6 +26,8 @@ struct Fake {
     registers: Mutex<HashMap<u64, u32>>,
     /// Accesses that came through the function, not through a page.
     trapped: Mutex<Vec<(u64, u32)>>,
+    /// While set, posted writes wait in here, as in a socket.
+    late: Mutex<Option<Vec<(u64, Vec<u8>)>>>,
     windows: Mutex<HashMap<u64, SharedMemory>>,
     pages: Option<SharedMemory>,
     areas: Vec<SparseArea>,
@@ -43,6 +45,7 @@ impl Fake {
         Self {
             registers: Mutex::default(),
             trapped: Mutex::default(),
+            late: Mutex::default(),
             windows: Mutex::default(),
             pages: None,
             areas: Vec::new(),
@@ -136,6 +139,14 @@ impl Function for Fake {
             pages.store_u32(at as usize, value, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    fn post(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), FunctionError> {
+        if let Some(late) = &mut *self.late.lock().unwrap() {
+            late.push((offset, data.to_vec()));
+            return Ok(());
+        }
+        self.write(region, offset, data)
     }
 
     fn irq(&self, _: u32) -> Result<Irq, FunctionError> {
@@ -373,6 +384,28 @@ fn a_doorbell_is_a_store_unless_the_card_sleeps() {
     rig.port.flush(&rig.regs);
     assert_eq!(rig.fake.trapped.lock().unwrap().len(), 1);
     assert_eq!(rig.port.counters().get("doorbell_wakes"), Some(1));
+}
+
+/// A wake that the card sees late must not bring an old tail back: the card would take the whole ring
+/// for new.
+#[test]
+fn a_late_wake_leaves_the_tail_alone() {
+    let mut rig = rig(Fake::sharing());
+    rig.open().unwrap();
+    let pages = rig.fake.pages.as_ref().unwrap();
+    let asleep = (FILE_OFFSET + u64::from(VF_TX + DOORBELL_ASLEEP)) as usize;
+    let tail = (FILE_OFFSET + u64::from(vf::TDT::OFFSET)) as usize;
+    *rig.fake.late.lock().unwrap() = Some(Vec::new());
+    for asleep_now in [1, 0] {
+        pages.store_u32(asleep, asleep_now, Ordering::SeqCst);
+        rig.port.xmit(&[0; 60]).unwrap();
+        rig.port.flush(&rig.regs);
+    }
+    let late = rig.fake.late.lock().unwrap().take().unwrap();
+    for (offset, data) in late {
+        rig.fake.write(0, offset, &data).unwrap();
+    }
+    assert_eq!(pages.load_u32(tail, Ordering::SeqCst), 2);
 }
 
 #[test]
