@@ -15,6 +15,9 @@ use crate::limits::{Gate, Limits};
 use crate::mailbox::{Delivery, Mailbox};
 
 const MILLISECOND: u64 = 1_000_000;
+/// How long the PF driver may not hear of a reset of a VF that has used up its tokens, unless a
+/// request comes first.
+const RESET_TOLD_WITHIN: u64 = 100 * MILLISECOND;
 /// Refusals for lack of tokens are recorded together, at most once in this time.
 const REFUSALS_RECORDED_EVERY: u64 = 1000 * MILLISECOND;
 
@@ -61,6 +64,11 @@ pub struct Channel {
     mailbox: Mailbox,
     blocks: ConfigBlock,
     outstanding: Vec<Outstanding>,
+    /// Requests that the PF driver has not answered, those included that nobody waits for any more:
+    /// giving up or resetting makes no room, or a VF could bury the PF driver in requests.
+    unanswered: Vec<u64>,
+    /// A reset that the PF driver has not been told of, and when it must be.
+    reset_untold: Option<(ResetCause, u64)>,
     /// The PF driver has offered this VF on its present connection.
     pf_ready: bool,
     attached: bool,
@@ -82,6 +90,8 @@ impl Channel {
             mailbox: Mailbox::default(),
             blocks: ConfigBlock::new(generation),
             outstanding: Vec::new(),
+            unanswered: Vec::new(),
+            reset_untold: None,
             pf_ready: false,
             attached: false,
             torn_down: false,
@@ -199,12 +209,15 @@ impl Channel {
             Some(Status::TornDown)
         } else if !self.pf_ready {
             Some(Status::PfGone)
-        } else if self.outstanding.len() >= self.limits.outstanding as usize {
+        } else if self.unanswered.len() >= self.limits.outstanding as usize {
             Some(Status::Busy)
         } else {
             None
         };
         let id = host.next_id();
+        if refusal.is_none() {
+            self.tell_reset(host);
+        }
         let request = Request {
             vf: self.vf,
             generation: self.generation,
@@ -217,6 +230,7 @@ impl Channel {
             self.record(host, id, kind, status, 0);
             return self.answer(origin, status, ReplyBody::Empty, host);
         }
+        self.unanswered.push(id);
         let deadline = matches!(origin, Origin::Mailbox { .. })
             .then(|| now.saturating_add(u64::from(self.limits.mailbox_deadline_ms) * MILLISECOND));
         self.outstanding.push(Outstanding {
@@ -233,6 +247,7 @@ impl Channel {
     /// The PF driver offers the VF, for the first time or again.
     pub fn pf_offered(&mut self, link_up: bool, host: &mut dyn Host) {
         self.pf_ready = true;
+        self.tell_reset(host);
         if self.attached {
             host.send(ToPf::Attached {
                 vf: self.vf,
@@ -245,11 +260,14 @@ impl Channel {
     /// The PF driver is gone: nobody will answer what is outstanding.
     pub fn pf_gone(&mut self, now: u64, host: &mut dyn Host) {
         self.pf_ready = false;
+        self.unanswered.clear();
+        self.reset_untold = None;
         self.answer_all(Status::PfGone, now, host);
     }
 
     /// The PF driver answers. An answer that nothing waits for is dropped.
     pub fn reply(&mut self, reply: &Reply, now: u64, host: &mut dyn Host) {
+        self.unanswered.retain(|id| *id != reply.id);
         let matching = (reply.generation == self.generation)
             .then(|| self.outstanding.iter().position(|o| o.id == reply.id))
             .flatten();
@@ -308,11 +326,15 @@ impl Channel {
 
     /// When [`Self::expire`] has something to do, if ever.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.outstanding.iter().filter_map(|o| o.deadline).min()
+        let requests = self.outstanding.iter().filter_map(|o| o.deadline);
+        requests.chain(self.reset_untold.map(|(_, due)| due)).min()
     }
 
     /// Answer what has waited too long.
     pub fn expire(&mut self, now: u64, host: &mut dyn Host) {
+        if self.reset_untold.is_some_and(|(_, due)| due <= now) {
+            self.tell_reset(host);
+        }
         let due = |o: &Outstanding| o.deadline.is_some_and(|deadline| deadline <= now);
         while let Some(n) = self.outstanding.iter().position(due) {
             let asked = self.outstanding.remove(n);
@@ -368,6 +390,20 @@ impl Channel {
             cause: cause.name(),
         });
         if self.pf_ready {
+            let due = self
+                .reset_untold
+                .map_or(now.saturating_add(RESET_TOLD_WITHIN), |(_, due)| due);
+            self.reset_untold = Some((cause, due));
+            // A VF that resets itself in a loop costs the PF driver no more than one that asks in a
+            // loop.
+            if cause == ResetCause::Tenant || self.gate.admit(now) {
+                self.tell_reset(host);
+            }
+        }
+    }
+
+    fn tell_reset(&mut self, host: &mut dyn Host) {
+        if let Some((cause, _)) = self.reset_untold.take() {
             host.send(ToPf::Reset {
                 vf: self.vf,
                 generation: self.generation,
@@ -400,6 +436,7 @@ impl Channel {
             generation: self.generation,
         });
         if self.pf_ready {
+            self.tell_reset(host);
             host.send(ToPf::Detached {
                 vf: self.vf,
                 generation: self.generation,

@@ -364,3 +364,31 @@ fn fill(mut stream: &UnixStream, decoder: &mut Decoder) -> Result<(), String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pf_driver_that_does_not_read_is_given_up() {
+        let (stream, _theirs) = UnixStream::pair().unwrap();
+        let waiting = Waiting {
+            messages: VecDeque::new(),
+            end: End::No,
+        };
+        let outbox = Outbox {
+            stream,
+            waiting: Mutex::new(waiting),
+            changed: Condvar::new(),
+        };
+        let message = ToPf::Attached {
+            vf: 0,
+            generation: 1,
+        };
+        let taken = (0..2 * MOST_WAITING)
+            .filter(|_| outbox.push(message))
+            .count();
+        assert_eq!(taken, MOST_WAITING);
+        assert!(outbox.lock().end == End::Now);
+    }
+}

@@ -426,6 +426,93 @@ fn a_reset_answers_reset_and_old_answers_are_dropped() {
 }
 
 #[test]
+fn giving_up_makes_no_room() {
+    let (mut channel, mut fake) = channel();
+    for n in 0..100 {
+        ask_block(&mut channel, Command::Read, 1, 4, n, &mut fake);
+        put(
+            &mut channel,
+            BarRegister::Command,
+            Command::Abandon as u32,
+            n,
+            &mut fake,
+        );
+    }
+    assert_eq!(fake.requests().len(), 8);
+    assert_eq!(
+        status(&channel).verdict(),
+        Ok(Some(Status::Invalid)),
+        "nothing to abandon"
+    );
+    // The PF driver catches up, and there is room again.
+    let first = fake.requests()[0];
+    answer(
+        &mut channel,
+        first,
+        Status::Ok,
+        ReplyBody::Empty,
+        100,
+        &mut fake,
+    );
+    ask_block(&mut channel, Command::Read, 1, 4, 101, &mut fake);
+    assert_eq!(fake.requests().len(), 9);
+}
+
+#[test]
+fn a_loop_of_resets_is_told_in_bounds_and_before_the_next_request() {
+    let limits = Limits {
+        requests_per_second: 10,
+        burst: 4,
+        ..Limits::default()
+    };
+    let (mut channel, mut fake) = channel_with(limits);
+    let resets = |fake: &Fake| {
+        fake.sent
+            .iter()
+            .filter(|m| matches!(m, ToPf::Reset { .. }))
+            .count()
+    };
+    let before = resets(&fake);
+    for n in 0..1000 {
+        channel.reset(ResetCause::CtrlRst, n, &mut fake);
+    }
+    assert_eq!(resets(&fake) - before, 4);
+    // Nothing else happens: it is told soon, once, with the last generation.
+    let due = channel.next_deadline().expect("a reset is untold");
+    channel.expire(due, &mut fake);
+    let told = ToPf::Reset {
+        vf: 3,
+        generation: channel.generation(),
+        cause: ResetCause::CtrlRst,
+    };
+    assert_eq!((fake.sent.last(), resets(&fake) - before), (Some(&told), 5));
+    assert_eq!(channel.next_deadline(), None);
+    // A request after an untold reset has it told first.
+    let mut now = 1000 * MS;
+    for _ in 0..20 {
+        channel.reset(ResetCause::Flr, now, &mut fake);
+    }
+    now += 99 * MS + MS / 2;
+    while fake.requests().is_empty() {
+        now += MS / 4;
+        ask_mailbox(&mut channel, RESET, now, &mut fake);
+    }
+    let [.., reset, request] = &fake.sent[..] else {
+        panic!()
+    };
+    let generation = channel.generation();
+    assert_eq!(
+        reset,
+        &ToPf::Reset {
+            vf: 3,
+            generation,
+            cause: ResetCause::Flr
+        }
+    );
+    assert!(matches!(request, ToPf::Request(request) if request.generation == generation));
+}
+
+#[test]
 fn without_a_pf_driver_everything_is_refused_at_once() {
     let (mut channel, mut fake) = probed();
     ask_mailbox(&mut channel, SET_VLAN, 0, &mut fake);
