@@ -18,7 +18,7 @@ use mediator_protocol::Status;
 use mediator_protocol::block::{ConfigFlags, VfRequest};
 
 use crate::channel::{Access, Channel, ChannelKind, Granted};
-use crate::error::VfError;
+use crate::error::{ChannelError, VfError};
 
 /// How long after a failed handshake the next one is tried.
 const RETRY: Duration = Duration::from_millis(200);
@@ -49,6 +49,8 @@ pub struct VfDriver {
     waiting: Option<Instant>,
     /// When to look for a reset of the PF.
     watchdog: Instant,
+    /// The configuration has changed, and nobody was there to read it from.
+    config_due: bool,
     pub(crate) gone: bool,
     resets: u64,
     /// Memory of [`Self::post_descriptor_outside`].
@@ -92,6 +94,7 @@ impl VfDriver {
             wanted_open: false,
             waiting: None,
             watchdog: Instant::now() + WATCHDOG,
+            config_due: false,
             gone: false,
             resets: 0,
             stray_ring: None,
@@ -156,6 +159,7 @@ impl VfDriver {
         self.take_address()?;
         self.interrupts.arm(&self.regs, OTHER_VECTOR)?;
         self.waiting = None;
+        self.config_due = false;
         if self.wanted_open {
             let mtu = self.granted.mtu;
             self.port
@@ -298,9 +302,22 @@ impl VfDriver {
             // While the PF is in reset the handshake would only time out.
             let pause = if news.pf_reset { RETRY } else { Duration::ZERO };
             self.waiting = Some(Instant::now() + pause);
-        } else if news.config {
+        } else if news.config || self.config_due {
             let before = (self.granted, self.mac);
-            self.granted = self.channel.read_config(&mut access)?;
+            self.granted = match self.channel.read_config(&mut access) {
+                // The VF itself is as well as before: its queues go on, the question waits.
+                Err(ChannelError::Refused {
+                    status: status @ (Status::PfGone | Status::TimedOut | Status::RateLimited),
+                    ..
+                }) => {
+                    log::debug!("the configuration cannot be read now: {status:?}");
+                    self.config_due = true;
+                    self.watchdog = Instant::now() + RETRY;
+                    return Ok(self.interrupts.arm(&self.regs, OTHER_VECTOR)?);
+                }
+                read => read?,
+            };
+            self.config_due = false;
             let assigned = MacAddress(self.granted.mac);
             if !assigned.is_zero() {
                 self.mac = assigned;
