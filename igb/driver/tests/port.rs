@@ -21,13 +21,16 @@ use iommu::memory::{MapAccess, SharedMemory};
 use vfio_user::client::DmaHandler;
 use vfio_user::device::{DmaAccess, Irq, IrqFlags, Region, RegionFlags, SparseArea};
 
+/// Where, and what.
+type Write = (u64, Vec<u8>);
+
 /// A VF of which only the registers exist.
 struct Fake {
     registers: Mutex<HashMap<u64, u32>>,
     /// Accesses that came through the function, not through a page.
     trapped: Mutex<Vec<(u64, u32)>>,
     /// While set, posted writes wait in here, as in a socket.
-    late: Mutex<Option<Vec<(u64, Vec<u8>)>>>,
+    late: Mutex<Option<Vec<Write>>>,
     windows: Mutex<HashMap<u64, SharedMemory>>,
     pages: Option<SharedMemory>,
     areas: Vec<SparseArea>,
