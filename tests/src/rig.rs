@@ -22,6 +22,7 @@ use pf_driver::{PfChannel, PfDriver, PfError, PfOptions, Policy, VfConfig};
 use tempfile::TempDir;
 use vf_driver::{Status, VfDriver, VfError, VfOptions, VfRequest};
 use vfio_user::client::ClientOptions;
+use vfio_user::device::Device;
 use vfio_user_device::sockets::{SocketDir, Sockets};
 use vfio_user_device::{Card, CardOptions};
 
@@ -56,6 +57,9 @@ pub struct Setup {
     pub limits: Limits,
 }
 
+/// The slot of a VF and what is plugged into it.
+type Plugged = Option<(Arc<dyn Device>, Arc<InProcess>)>;
+
 /// A VF with its driver.
 pub struct Vf {
     /// Which.
@@ -64,6 +68,9 @@ pub struct Vf {
     pub driver: VfDriver,
     /// What the driver drives, for accesses beside it.
     pub function: Arc<dyn Function>,
+    /// In process there is no connection whose end tells the driver: the slot, and the function to
+    /// pull out when the slot is another's.
+    plugged: Plugged,
     /// Frames that it received and nobody has taken.
     pub received: VecDeque<Vec<u8>>,
     /// What [`NetDevice::service`] found changed, all together.
@@ -281,13 +288,21 @@ impl Rig {
     /// A VF's function, as its guest gets it; waits for the VF to be on the bus.
     #[must_use]
     pub fn vf_function(&self, vf: u16) -> Arc<dyn Function> {
+        self.plug(vf).0
+    }
+
+    fn plug(&self, vf: u16) -> (Arc<dyn Function>, Plugged) {
         let device = self.mediator().wait_for_device(vf, PATIENCE);
         let device = device.unwrap_or_else(|| panic!("VF {vf} does not come onto the bus"));
         match self.wiring {
-            Wiring::InProcess => Arc::new(InProcess::new(device).expect("the VF")),
+            Wiring::InProcess => {
+                let function = Arc::new(InProcess::new(Arc::clone(&device)).expect("the VF"));
+                (Arc::clone(&function) as _, Some((device, function)))
+            }
             Wiring::Sockets => {
                 let path = mediator::nic::vf_socket(&self.path("guests"), vf);
-                Arc::new(VfioUser::connect(&path, client_options()).expect("the VF's socket"))
+                let function = VfioUser::connect(&path, client_options());
+                (Arc::new(function.expect("the VF's socket")), None)
             }
         }
     }
@@ -308,7 +323,7 @@ impl Rig {
             self.vfs.iter().all(|other| other.number != vf),
             "VF {vf} has a driver"
         );
-        let function = self.vf_function(vf);
+        let (function, plugged) = self.plug(vf);
         let mut driver = VfDriver::probe(Arc::clone(&function), &VfOptions::default())?;
         driver.open()?;
         let (received, changes) = Default::default();
@@ -316,6 +331,7 @@ impl Rig {
             number: vf,
             driver,
             function,
+            plugged,
             received,
             changes,
         });
@@ -411,6 +427,17 @@ impl Rig {
 
     /// Let every driver do what it has to.
     pub fn pump(&mut self) {
+        for vf in &self.vfs {
+            if let Some((slot, function)) = &vf.plugged {
+                let now = self
+                    .mediator
+                    .as_ref()
+                    .and_then(|mediator| mediator.device(vf.number));
+                if now.is_none_or(|now| !Arc::ptr_eq(&now, slot)) {
+                    function.remove();
+                }
+            }
+        }
         for vf in &mut self.vfs {
             vf.changes = vf.changes.and(vf.driver.service());
             while vf

@@ -404,7 +404,7 @@ fn client_seeds() -> Seeds {
             900,
             command::DMA_READ,
             HeaderFlags::empty(),
-            &[0u64, 64].as_bytes().to_vec(),
+            [0u64, 64].as_bytes(),
         );
         seeds.push((
             format!("client-{first}-dma"),
@@ -869,7 +869,7 @@ pub fn mailbox_words() -> Seeds {
         .concat();
         seeds.push((format!("message-{name}"), dialogue));
     }
-    let blank = vec![0; 64];
+    let blank = [0; 64];
     let reset = ask(&VfMessage::Reset.encode());
     let block = |command: u8, block: u8, length: u8| vec![5, command, block, length];
     let with = |parts: &[&[u8]]| [&blank[..], &OFFER, &ATTACH, &parts.concat()].concat();

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use igb::pci::{self, header, msix, offset, sriov};
-use igb::{Register, vf};
+use igb::vf;
 use mediator::limits::Limits;
 use mediator_protocol::bar::{self, Command, Register as Bar};
 use mediator_protocol::block::{self, Accept, Config, Features, VfRequest};

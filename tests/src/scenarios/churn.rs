@@ -37,7 +37,9 @@ pub(super) fn tenants_come_and_go(rig: &mut Rig) {
             }
             4 => {
                 let target = rig.mac(Station::Pf);
-                (0..20).for_each(|_| drop(rig.send(Station::Vf(vf), target, SHORTEST)));
+                for _ in 0..20 {
+                    rig.send(Station::Vf(vf), target, SHORTEST);
+                }
             }
             _ => rig.reaches(Station::Vf(vf), Station::Pf),
         }

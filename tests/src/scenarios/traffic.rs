@@ -14,6 +14,9 @@ const BURST: usize = 64;
 /// Longest frame at an MTU of 1500.
 const LONGEST: usize = 1514;
 
+/// Room that a driver leaves for a VLAN tag.
+const TAG: usize = 4;
+
 const VF0: Station = Station::Vf(0);
 const VF1: Station = Station::Vf(1);
 const VF2: Station = Station::Vf(2);
@@ -103,7 +106,7 @@ pub(super) fn jumbo_frames_after_both_asked(rig: &mut Rig) {
     rig.probe(0);
     rig.probe(1);
     let (source, target) = (rig.mac(VF0), rig.mac(VF1));
-    let long = crate::frames::frame(target, source, 0, LONGEST + 1);
+    let long = crate::frames::frame(target, source, 0, LONGEST + TAG + 1);
     assert!(matches!(rig.send_raw(VF0, &long), Err(XmitError::Long { .. })));
     for vf in [0, 1] {
         rig.vf(vf).driver.set_mtu(9000).expect("the PF allows it");
