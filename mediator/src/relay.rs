@@ -2,12 +2,15 @@
 //!
 //! BAR0's page 0 holds the mailbox, STATUS and CTRL, which are looked at one dword at a time. All
 //! other pages pass; queue pages do so as the card's own memory, without a message. Writes to memory
-//! BARs are posted downstream in order, as PCI has it; only a reset waits for the card.
+//! BARs are posted downstream in order, as PCI has it. What waits for the card: a reset, and a write to
+//! a page that the client can also store to, which would overtake a posted one.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
-use igb::{PVTCTRL, Register, STATUS, Value, vf};
+use igb::queue_page::Page;
+use igb::{FunctionKind, PVTCTRL, Register, STATUS, Value, vf};
 use iommu::function::{Function, FunctionError};
 use iommu::interrupt::EventFd;
 use mediator_protocol::{ResetCause, bar};
@@ -180,7 +183,13 @@ impl Slot {
             let data = &data[range];
             match part {
                 Part::Pass => {
-                    self.call(|function| function.post(region::BAR0, at, data))?;
+                    let mapped = Page::at(FunctionKind::Virtual, at as u32).is_some()
+                        && self.pages_mapped.load(Ordering::Relaxed);
+                    if mapped {
+                        self.call(|function| function.write(region::BAR0, at, data))?;
+                    } else {
+                        self.call(|function| function.post(region::BAR0, at, data))?;
+                    }
                     if at < IVAR_MISC + 4 && at + data.len() as u64 > IVAR_MISC {
                         let whole = (at == IVAR_MISC && data.len() == 4).then(|| widened(at, data));
                         self.saw_ivar_misc(whole);
@@ -264,9 +273,14 @@ impl Device for Slot {
     fn region(&self, index: u32) -> Region {
         match index {
             bar::INDEX => Region::trapped(bar::SIZE),
-            region::BAR0 => self
-                .call(|function| function.region(index))
-                .map_or_else(|_| Region::absent(), fence),
+            region::BAR0 => {
+                let region = self
+                    .call(|function| function.region(index))
+                    .map_or_else(|_| Region::absent(), fence);
+                let mapped = region.flags.contains(RegionFlags::MMAP);
+                self.pages_mapped.store(mapped, Ordering::Relaxed);
+                region
+            }
             _ => self
                 .call(|function| function.region(index))
                 .unwrap_or_else(|_| Region::absent()),

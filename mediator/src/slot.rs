@@ -117,6 +117,8 @@ pub(crate) struct Slot {
     pub(crate) req_event: Mutex<Option<EventFd>>,
     /// VTIVAR_MISC as the VF wrote it, or [`IVAR_UNKNOWN`].
     pub(crate) ivar_misc: AtomicU64,
+    /// The client can map queue pages.
+    pub(crate) pages_mapped: AtomicBool,
     pub(crate) notify: AtomicBool,
     pub(crate) ask_release: AtomicBool,
     pub(crate) attention: EventFd,
@@ -149,6 +151,7 @@ impl Slot {
             config: ConfigSpace::default(),
             req_event: Mutex::default(),
             ivar_misc: AtomicU64::new(IVAR_UNKNOWN),
+            pages_mapped: AtomicBool::new(false),
             notify: AtomicBool::new(false),
             ask_release: AtomicBool::new(false),
             attention,
