@@ -47,6 +47,7 @@ scenarios! { $
         multicast_reaches_its_group
         unknown_unicast_reaches_nobody
         jumbo_frames_after_both_asked
+        a_write_is_done_before_what_follows
     }
     vlan {
         a_port_vlan_separates

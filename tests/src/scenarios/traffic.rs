@@ -1,12 +1,18 @@
 //! Frames between all stations.
 
-use igb::MacAddress;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use igb::{MacAddress, Register, vf};
 use igb_driver::netdev::{NetDevice, XmitError};
+use iommu::memory::{MapAccess, SharedMemory};
 use mediator_protocol::block::MulticastList;
 use vf_driver::{Status, VfRequest};
+use vfio_user::device::region;
 
 use crate::frames::{NONE};
 use crate::frames::SHORTEST;
+use crate::raw::Raw;
 use crate::rig::{Rig, Setup, Station};
 
 /// Frames under way at a time: fewer than a ring has room for, so that none may be lost.
@@ -118,4 +124,23 @@ pub(super) fn jumbo_frames_after_both_asked(rig: &mut Rig) {
     }
     assert!(rig.vf(0).driver.set_mtu(9001).is_err(), "beyond the PF's MTU");
     rig.all_reach_each_other();
+}
+
+/// A write that has returned does not come after a later store to the same page.
+pub(super) fn a_write_is_done_before_what_follows(rig: &mut Rig) {
+    rig.start_with_drivers(1);
+    let raw = Raw(Arc::clone(&rig.vf(0).function));
+    let mut bar = raw.0.region(region::BAR0).expect("BAR0");
+    let file = bar.fd.take().expect("pages to map");
+    let end = bar.sparse.iter().map(|area| area.offset + area.size).max().expect("an area");
+    let pages = SharedMemory::map(file, bar.fd_offset, end as usize, MapAccess::ReadWrite);
+    let pages = pages.expect("a mapping");
+    // The second queue's, which nobody uses.
+    let at = vf::TDBAL::offset(1) as usize;
+    for n in 1..=1000 {
+        raw.set::<vf::TDBAL>(1, n << 8);
+        assert_eq!(pages.load_u32(at, Ordering::SeqCst), n << 8, "the write is still under way");
+        pages.store_u32(at, 0, Ordering::SeqCst);
+    }
+    assert_eq!(raw.get::<vf::TDBAL>(1), 0);
 }
