@@ -3,6 +3,8 @@
 //! What a VF does never changes what another VF sees, and of the PF only what the two share:
 //! the mailbox with its VFLRE, and statistics.
 
+use std::sync::LazyLock;
+
 use igb::register::RegisterId;
 use igb::vf::WINDOW;
 use igb::{FunctionId, Value};
@@ -157,26 +159,21 @@ fn access(
     offset: u64,
     access: Access<'_>,
 ) {
+    if !function.is_vf() {
+        let _ = perform(card, function, region, offset, access);
+        return;
+    }
     let before = card.digests();
+    let registers = pf_registers(card);
     let pages: Vec<_> = others(function)
         .map(|other| card.world.pages(other))
         .collect();
-    let (effects, len) = match access {
-        Access::Read(len) => {
-            let mut data = [0xAA; 16];
-            (card.read(function, region, offset, &mut data[..len]), len)
-        }
-        Access::Write(data) => (card.write(function, region, offset, data), data.len()),
-    };
-    if !function.is_vf() {
-        return;
-    }
-    unchanged(
-        card,
-        function,
-        &before,
-        shared_with_pf(region, offset, len, effects),
-    );
+    // The PF's digest covers what it sees of the VF's own registers.
+    let writes = region == CardRegion::Bar0 && matches!(access, Access::Write(_));
+    let (effects, len) = perform(card, function, region, offset, access);
+    // An FLR sets VFLRE.
+    let shared = writes || !effects.reset_done.is_empty() || reads_shared(region, offset, len);
+    unchanged(card, function, &before, shared);
     let after: Vec<_> = others(function)
         .map(|other| card.world.pages(other))
         .collect();
@@ -184,28 +181,74 @@ fn access(
         pages == after,
         "{function} changed a queue page of another function"
     );
+    assert!(
+        registers == pf_registers(card),
+        "{function} changed a register of the PF"
+    );
     assert_eq!(effects.vfs, None, "{function} changed the number of VFs");
+}
+
+fn perform(
+    card: &mut Card,
+    function: FunctionId,
+    region: CardRegion,
+    offset: u64,
+    access: Access<'_>,
+) -> (Effects, usize) {
+    match access {
+        Access::Read(len) => {
+            let mut data = [0xAA; 16];
+            let effects = card.read(function, region, offset, &mut data[..len]);
+            (effects, len)
+        }
+        Access::Write(data) => (card.write(function, region, offset, data), data.len()),
+    }
+}
+
+/// Offsets of registers that no VF has a view of, and that neither the mailbox nor resets of VFs
+/// nor reading them changes.
+static PF_ONLY: LazyLock<Vec<u64>> = LazyLock::new(|| {
+    let moving = [
+        RegisterId::MBVFICR,
+        RegisterId::VFLRE,
+        RegisterId::VFRE,
+        RegisterId::VFTE,
+        RegisterId::P2VMAILBOX,
+        RegisterId::SWSM,
+    ];
+    let infos = RegisterId::ALL.iter().map(|id| id.info());
+    let fixed = infos.filter(|info| {
+        info.access == igb::Access::ReadWrite
+            && !moving.contains(&info.id)
+            && WINDOW.iter().all(|window| window.id != info.id)
+    });
+    fixed
+        .flat_map(|info| (0..info.count.min(24)).filter_map(|index| info.offset_of(index)))
+        .map(u64::from)
+        .collect()
+});
+
+fn pf_registers(card: &mut Card) -> Vec<u32> {
+    let read = |at: &u64| {
+        let mut data = [0; 4];
+        let _ = card.read(FunctionId::PF, CardRegion::Bar0, *at, &mut data);
+        u32::from_le_bytes(data)
+    };
+    PF_ONLY.iter().map(read).collect()
 }
 
 fn others(function: FunctionId) -> impl Iterator<Item = FunctionId> {
     FunctionId::all().filter(move |other| *other != function)
 }
 
-/// Whether an access of a VF may be seen by the PF.
-fn shared_with_pf(region: CardRegion, offset: u64, len: usize, effects: Effects) -> bool {
-    if region != CardRegion::Bar0 {
-        // An FLR sets VFLRE.
-        return !effects.reset_done.is_empty();
-    }
-    (offset & !3..offset.saturating_add(len as u64))
-        .step_by(4)
-        .any(|at| {
-            let decoded = u32::try_from(at).ok().and_then(igb::vf::window_at);
-            decoded.is_some_and(|(info, _)| {
-                matches!(
-                    info.id,
-                    RegisterId::PVTCTRL | RegisterId::V2PMAILBOX | RegisterId::VMBMEM
-                )
+/// Whether a read clears something that the PF sees too.
+fn reads_shared(region: CardRegion, offset: u64, len: usize) -> bool {
+    let end = offset.saturating_add(len as u64);
+    region == CardRegion::Bar0
+        && (offset & !3..end).step_by(4).any(|at| {
+            let info = u32::try_from(at).ok().and_then(igb::vf::window_at);
+            info.is_some_and(|(info, _)| {
+                info.access == igb::Access::ReadClear || info.id == RegisterId::V2PMAILBOX
             })
         })
 }
