@@ -4,9 +4,12 @@
 
 use std::fmt::Debug;
 
-use mediator_protocol::block::{Accept, Config, Control, Stats, VfRequest};
-use mediator_protocol::{BlockData, Decoder, Frame, FromPf, Invalid, MAX_FRAME, MAX_PAYLOAD, ToPf};
+use mediator_protocol::block::{self, Accept, Config, Control, Stats, VfRequest};
+use mediator_protocol::{
+    BlockData, Decoder, Frame, FromPf, Invalid, MAX_BLOCK, MAX_FRAME, MAX_PAYLOAD, ToPf,
+};
 
+use super::court::Court;
 use super::input::Input;
 
 /// Runs one input.
@@ -15,6 +18,7 @@ pub fn run(data: &[u8]) {
     let cut = usize::from(input.u8());
     let stream = input.rest();
     frames::<ToPf>(stream, cut);
+    arbiter(stream);
     frames::<FromPf>(stream, cut);
     blocks(stream);
 }
@@ -59,8 +63,25 @@ fn frames<T: Frame + PartialEq + Debug>(stream: &[u8], cut: usize) {
     }
 }
 
+/// What a PF driver makes of the requests among them.
+fn arbiter(stream: &[u8]) {
+    let mut court = Court::new();
+    court.begin();
+    for message in decode::<ToPf>(stream, stream.len()).0 {
+        if let ToPf::Request(request) = message {
+            court.hear(&request);
+        }
+    }
+    let data = &stream[..stream.len().min(MAX_BLOCK)];
+    for vf in [0, 1, 2, 3, 9] {
+        for id in [block::CONTROL, block::CONFIG, block::REQUEST] {
+            let _ = court.write_block(vf, id, data);
+        }
+    }
+}
+
 fn blocks(bytes: &[u8]) {
-    let bytes = &bytes[..bytes.len().min(mediator_protocol::MAX_BLOCK)];
+    let bytes = &bytes[..bytes.len().min(MAX_BLOCK)];
     round_trip(bytes, Control::parse, Control::encode);
     round_trip(bytes, Accept::parse, Accept::encode);
     round_trip(bytes, Config::parse, Config::encode);

@@ -14,6 +14,7 @@ use mediator_protocol::{
     BlockData, MailboxWords, Reply, ReplyBody, Request, RequestBody, ResetCause, Status, ToPf, bar,
 };
 
+use super::court::Court;
 use super::input::Input;
 
 const VF: u16 = 3;
@@ -49,6 +50,17 @@ fn messages(input: &mut Input<'_>) {
             assert!(hashes.as_slice().len() <= igb::mailbox::MAX_HASHES);
         }
     }
+    // Before and after its beginning, in the name of every VF and of some that there are not.
+    let mut court = Court::new();
+    for began in [false, true] {
+        for vf in [0, 1, 2, 3, 4, 7, 8, 255, u16::MAX] {
+            court.mailbox(vf, &words);
+        }
+        if !began {
+            court = Court::new();
+            court.begin();
+        }
+    }
     if let Ok(reply) = PfReply::parse(&words) {
         assert_eq!(PfReply::parse(&reply.encode()), Ok(reply));
         assert!((1..=WORDS).contains(&reply.len()));
@@ -62,6 +74,7 @@ struct World {
     ids: u64,
     asked: Vec<Request>,
     sent: Vec<ToPf>,
+    court: Option<Court>,
     notified: u64,
     recorded: u64,
     requests: u64,
@@ -72,6 +85,9 @@ impl Host for World {
         if let (true, ToPf::Request(request)) = (self.connected, message) {
             self.asked.push(request);
             self.requests += 1;
+            if let Some(court) = &mut self.court {
+                court.hear(&request);
+            }
         }
         self.sent.push(message);
         self.connected
@@ -109,7 +125,10 @@ impl Bench {
     fn new() -> Self {
         Self {
             channel: Channel::new(VF, 1, LIMITS, 0),
-            world: World::default(),
+            world: World {
+                court: Some(Court::new()),
+                ..World::default()
+            },
             now: 0,
             vfu: false,
             torn_down: false,

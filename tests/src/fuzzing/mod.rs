@@ -5,6 +5,7 @@ pub mod bar_access;
 mod card;
 pub mod channel_messages;
 pub mod config_space;
+mod court;
 mod input;
 pub mod mailbox_words;
 pub mod seeds;
