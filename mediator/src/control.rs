@@ -2,11 +2,11 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `{"command": "list"}` | `{"slots": [...]}`, each a [`SlotInfo`] |
-//! | `{"command": "eject", "slot": N, "timeout_ms": T}` | `{"slot": N, "graceful": true}`, when it is absent |
-//! | `{"command": "revoke", "slot": N}` | `{"slot": N, "graceful": false}`, when it is absent |
+//! | `{"op": "list"}` | `{"ok": true, "slots": [...]}`, each a [`SlotInfo`] |
+//! | `{"op": "eject", "slot": N, "timeout_ms": T}` | `{"ok": true, "slot": N, "graceful": true}`, when it is absent |
+//! | `{"op": "revoke", "slot": N}` | `{"ok": true, "slot": N, "graceful": false}`, when it is absent |
 //!
-//! What cannot be done is answered `{"error": "..."}`.
+//! What cannot be done is answered `{"ok": false, "error": "..."}`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -29,7 +29,7 @@ pub const EJECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ControlRequest {
     /// Show every slot.
     List {},
@@ -198,8 +198,17 @@ fn error(text: &str) -> ControlAnswer {
     ControlAnswer::Error { error: text.into() }
 }
 
+/// An answer as it goes over the socket: every program's control socket says `ok`.
+#[derive(Serialize)]
+struct Line<'a> {
+    ok: bool,
+    #[serde(flatten)]
+    answer: &'a ControlAnswer,
+}
+
 fn answer(stream: &mut impl Write, answer: &ControlAnswer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
+    let ok = !matches!(answer, ControlAnswer::Error { .. });
+    let mut line = serde_json::to_vec(&Line { ok, answer })?;
     line.push(b'\n');
     stream.write_all(&line)
 }

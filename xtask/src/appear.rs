@@ -80,6 +80,9 @@ mod tests {
     fn says_which_file_did_not_appear() {
         let dir = tempfile::tempdir().unwrap();
         let error = wait_for(&dir.path().join("absent"), Duration::from_millis(10)).unwrap_err();
-        assert!(format!("{error:#}").contains("absent did not appear"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("absent did not appear"),
+            "{error:#}"
+        );
     }
 }

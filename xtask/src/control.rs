@@ -33,7 +33,11 @@ impl Control {
             .with_context(|| format!("asking {} for {}", self.path.display(), request["op"]))?;
         if answer["ok"] != true {
             let reason = answer["error"].as_str().unwrap_or("no reason given");
-            bail!("{} refused {}: {reason}", self.path.display(), request["op"]);
+            bail!(
+                "{} refused {}: {reason}",
+                self.path.display(),
+                request["op"]
+            );
         }
         Ok(answer)
     }

@@ -49,7 +49,10 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting {name} ({:?})", command.get_program()))?;
-        let stderr = child.stderr.take().context("the child has no standard error")?;
+        let stderr = child
+            .stderr
+            .take()
+            .context("the child has no standard error")?;
         let said = Arc::new((Mutex::new(Said::default()), Condvar::new()));
         let shared = said.clone();
         let reader = std::thread::spawn(move || {
@@ -65,7 +68,14 @@ impl Program {
             shared.1.notify_all();
         });
         let name = name.to_owned();
-        Ok(Self { name, child, log, said, reader: Some(reader), status: None })
+        Ok(Self {
+            name,
+            child,
+            log,
+            said,
+            reader: Some(reader),
+            status: None,
+        })
     }
 
     /// The name it was started under.
@@ -89,22 +99,45 @@ impl Program {
     }
 
     /// Wait at most `limit` for a line after `mark` that contains `text`.
-    pub fn wait_for_line(&self, mark: usize, text: &str, limit: Duration) -> anyhow::Result<String> {
+    pub fn wait_for_line(
+        &self,
+        mark: usize,
+        text: &str,
+        limit: Duration,
+    ) -> anyhow::Result<String> {
         let end = Instant::now() + limit;
         let mut next = mark;
         let mut said = self.said.0.lock().expect("no holder panics");
         loop {
-            if let Some(line) = said.lines.iter().skip(next).find(|line| line.contains(text)) {
+            if let Some(line) = said
+                .lines
+                .iter()
+                .skip(next)
+                .find(|line| line.contains(text))
+            {
                 return Ok(line.clone());
             }
             next = said.lines.len();
             let left = end.saturating_duration_since(Instant::now());
             if said.ended || left.is_zero() {
-                let ended = if said.ended { "it ended" } else { "the time ran out" };
+                let ended = if said.ended {
+                    "it ended"
+                } else {
+                    "the time ran out"
+                };
                 drop(said);
-                bail!("{} never said {text:?} ({ended}); its last lines:\n{}", self.name, self.tail());
+                bail!(
+                    "{} never said {text:?} ({ended}); its last lines:\n{}",
+                    self.name,
+                    self.tail()
+                );
             }
-            said = self.said.1.wait_timeout(said, left).expect("no holder panics").0;
+            said = self
+                .said
+                .1
+                .wait_timeout(said, left)
+                .expect("no holder panics")
+                .0;
         }
     }
 
@@ -112,7 +145,11 @@ impl Program {
     pub fn tail(&self) -> String {
         let said = self.said.0.lock().expect("no holder panics");
         let first = said.lines.len().saturating_sub(QUOTED_LINES);
-        said.lines[first..].iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+        said.lines[first..]
+            .iter()
+            .map(|line| format!("    {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Whether it is still running.
@@ -126,7 +163,12 @@ impl Program {
     /// Send it `signal`.
     pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         if !self.is_running()? {
-            bail!("{} has already ended ({}):\n{}", self.name, self.describe_end(), self.tail());
+            bail!(
+                "{} has already ended ({}):\n{}",
+                self.name,
+                self.describe_end(),
+                self.tail()
+            );
         }
         kill(self.pid(), signal).with_context(|| format!("sending {signal} to {}", self.name))
     }
@@ -143,7 +185,12 @@ impl Program {
                 .expect("no holder panics");
             if !said.ended {
                 drop(said);
-                bail!("{} did not end within {} s:\n{}", self.name, limit.as_secs_f32(), self.tail());
+                bail!(
+                    "{} did not end within {} s:\n{}",
+                    self.name,
+                    limit.as_secs_f32(),
+                    self.tail()
+                );
             }
         }
         if self.status.is_none() {
@@ -160,7 +207,12 @@ impl Program {
         self.signal(Signal::SIGTERM)?;
         let status = self.wait(limit)?;
         if !status.success() {
-            bail!("{} ended with {} after SIGTERM:\n{}", self.name, self.describe_end(), self.tail());
+            bail!(
+                "{} ended with {} after SIGTERM:\n{}",
+                self.name,
+                self.describe_end(),
+                self.tail()
+            );
         }
         Ok(())
     }
@@ -209,10 +261,16 @@ mod tests {
     #[test]
     fn an_orderly_end_is_told_from_a_bad_one() {
         let dir = tempfile::tempdir().unwrap();
-        let mut good = shell("trap 'exit 0' TERM; echo up >&2; while :; do :; done", dir.path());
+        let mut good = shell(
+            "trap 'exit 0' TERM; echo up >&2; while :; do :; done",
+            dir.path(),
+        );
         good.wait_for_line(0, "up", LIMIT).unwrap();
         good.stop(LIMIT).unwrap();
-        let mut bad = shell("trap 'exit 3' TERM; echo up >&2; while :; do :; done", dir.path());
+        let mut bad = shell(
+            "trap 'exit 3' TERM; echo up >&2; while :; do :; done",
+            dir.path(),
+        );
         bad.wait_for_line(0, "up", LIMIT).unwrap();
         let error = bad.stop(LIMIT).unwrap_err().to_string();
         assert!(error.contains("exit status 3"), "{error}");
@@ -222,7 +280,13 @@ mod tests {
     fn a_missing_line_quotes_what_was_said() {
         let dir = tempfile::tempdir().unwrap();
         let program = shell("echo something else >&2", dir.path());
-        let error = program.wait_for_line(0, "ready", LIMIT).unwrap_err().to_string();
-        assert!(error.contains("something else") && error.contains("it ended"), "{error}");
+        let error = program
+            .wait_for_line(0, "ready", LIMIT)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("something else") && error.contains("it ended"),
+            "{error}"
+        );
     }
 }

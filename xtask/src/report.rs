@@ -40,7 +40,12 @@ pub struct Report {
 
 impl Report {
     /// Record a check without a figure.
-    pub fn check(&mut self, name: impl Into<String>, pass: bool, detail: impl Into<String>) -> bool {
+    pub fn check(
+        &mut self,
+        name: impl Into<String>,
+        pass: bool,
+        detail: impl Into<String>,
+    ) -> bool {
         self.record(name, pass, None, detail)
     }
 
@@ -63,7 +68,13 @@ impl Report {
         detail: impl Into<String>,
     ) -> bool {
         let (figure, unit) = figure.unzip();
-        self.checks.push(Check { name: name.into(), pass, figure, unit, detail: detail.into() });
+        self.checks.push(Check {
+            name: name.into(),
+            pass,
+            figure,
+            unit,
+            detail: detail.into(),
+        });
         pass
     }
 
@@ -77,7 +88,10 @@ impl Report {
 
     /// Record that a check does not apply.
     pub fn not_applicable(&mut self, name: impl Into<String>, reason: impl Into<String>) {
-        self.not_applicable.push(NotApplicable { name: name.into(), reason: reason.into() });
+        self.not_applicable.push(NotApplicable {
+            name: name.into(),
+            reason: reason.into(),
+        });
     }
 
     /// Whether every check held. A run without a check has not shown anything.
@@ -117,12 +131,18 @@ impl Report {
         }
         let mut junit = Junit::new(name);
         junit.add_test_suite(suite);
-        write_creating(path, junit.to_string().context("encoding JUnit")?.as_bytes())
+        write_creating(
+            path,
+            junit.to_string().context("encoding JUnit")?.as_bytes(),
+        )
     }
 }
 
 fn write_creating(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         std::fs::create_dir_all(parent)
             .with_context(|| format!("creating the directory {}", parent.display()))?;
     }

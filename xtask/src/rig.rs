@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -82,7 +82,14 @@ impl Rig {
         std::fs::write(&policy, options.policy.to_string())
             .with_context(|| format!("writing {}", policy.display()))?;
         let vfs = (0..options.vfs).map(|_| None).collect();
-        Ok(Self { vfs, pf: None, mediator: None, card: None, options, directory })
+        Ok(Self {
+            vfs,
+            pf: None,
+            mediator: None,
+            card: None,
+            options,
+            directory,
+        })
     }
 
     /// The directory of everything: sockets, logs, capture.
@@ -165,10 +172,19 @@ impl Rig {
         }
         arguments.extend(self.options.card_arguments.iter().cloned());
         std::fs::create_dir_all(self.nic())?;
-        std::fs::set_permissions(self.nic(), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        std::fs::set_permissions(
+            self.nic(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o700),
+        )?;
         let program = self.start("vfio-user-device", "card", arguments)?;
-        self.ready(program, &[self.nic().join("pf.sock"), self.card_control().path().into()])
-            .map(|program| self.card = Some(program))
+        self.ready(
+            program,
+            &[
+                self.nic().join("pf.sock"),
+                self.card_control().path().into(),
+            ],
+        )
+        .map(|program| self.card = Some(program))
     }
 
     /// Start the mediator; returns when the PF driver can connect to it.
@@ -206,8 +222,9 @@ impl Rig {
 
     /// Start the PF driver alone; returns when the card offers every VF.
     pub fn start_pf_without_mediator(&mut self) -> anyhow::Result<()> {
-        let offered: Vec<_> =
-            (0..self.options.vfs).map(|vf| self.nic().join(format!("vf{vf}.sock"))).collect();
+        let offered: Vec<_> = (0..self.options.vfs)
+            .map(|vf| self.nic().join(format!("vf{vf}.sock")))
+            .collect();
         self.start_pf_with(&[], &offered)
     }
 
@@ -233,7 +250,8 @@ impl Rig {
         let program = self.start("pf-driver", "pf", arguments)?;
         let mut awaited = vec![self.pf_control().path().to_path_buf()];
         awaited.extend_from_slice(offered);
-        self.ready(program, &awaited).map(|program| self.pf = Some(program))
+        self.ready(program, &awaited)
+            .map(|program| self.pf = Some(program))
     }
 
     /// Start the driver of VF `vf` behind the mediator; returns when its control socket answers.
@@ -269,8 +287,16 @@ impl Rig {
     fn ready(&self, mut program: Program, awaited: &[PathBuf]) -> anyhow::Result<Program> {
         for path in awaited {
             if let Err(error) = wait_for(path, START_LIMIT) {
-                let state = if program.is_running()? { "it runs" } else { "it has ended" };
-                bail!("{} is not ready ({state}): {error:#}\n{}", program.name(), program.tail());
+                let state = if program.is_running()? {
+                    "it runs"
+                } else {
+                    "it has ended"
+                };
+                bail!(
+                    "{} is not ready ({state}): {error:#}\n{}",
+                    program.name(),
+                    program.tail()
+                );
             }
         }
         Ok(program)
@@ -283,7 +309,9 @@ impl Rig {
 
     /// The mediator's process.
     pub fn mediator(&mut self) -> anyhow::Result<&mut Program> {
-        self.mediator.as_mut().context("the mediator is not running")
+        self.mediator
+            .as_mut()
+            .context("the mediator is not running")
     }
 
     /// The PF driver's process.
@@ -301,7 +329,10 @@ impl Rig {
 
     /// End everything in the order of dependence, each with exit status 0.
     pub fn stop_all(&mut self) -> anyhow::Result<()> {
-        for program in self.vfs.iter_mut().chain([&mut self.pf, &mut self.mediator, &mut self.card])
+        for program in self
+            .vfs
+            .iter_mut()
+            .chain([&mut self.pf, &mut self.mediator, &mut self.card])
         {
             if let Some(mut program) = program.take() {
                 program.stop(STOP_LIMIT)?;
@@ -312,8 +343,16 @@ impl Rig {
 
     /// Every program that is running.
     pub fn programs(&mut self) -> impl Iterator<Item = &mut Program> {
-        let Self { vfs, pf, mediator, card, .. } = self;
-        vfs.iter_mut().chain([pf, mediator, card]).filter_map(Option::as_mut)
+        let Self {
+            vfs,
+            pf,
+            mediator,
+            card,
+            ..
+        } = self;
+        vfs.iter_mut()
+            .chain([pf, mediator, card])
+            .filter_map(Option::as_mut)
     }
 
     /// Keep the directory: it is not removed when the rig goes.
@@ -322,10 +361,22 @@ impl Rig {
         self.path().to_path_buf()
     }
 
-    /// Ping `address` from the stack behind `control`: how many of `count` came back.
-    pub fn ping(&self, control: &Control, address: &str, count: u32) -> anyhow::Result<u64> {
-        let answer = self.ping_within(control, address, count, 1000)?;
-        answer["received"].as_u64().context("no count of replies in the answer")
+    /// Ping until a reply comes: a peer may be on its way back, and the stack resolves one address a
+    /// second. Frames sent before have then been delivered, since a queue keeps its order.
+    pub fn reaches(&self, control: &Control, address: &str) -> anyhow::Result<()> {
+        let end = Instant::now() + START_LIMIT;
+        loop {
+            match self.ping_within(control, address, 1, 250) {
+                Ok(answer) if answer["received"] == 1 => return Ok(()),
+                Ok(_) if Instant::now() < end => {}
+                // A program that has lost its device answers at once.
+                Err(_) if Instant::now() < end => std::thread::yield_now(),
+                outcome => {
+                    let from = control.path().display();
+                    bail!("{address} is not reached from {from}: {outcome:?}");
+                }
+            }
+        }
     }
 
     /// Ping with `timeout_ms` for each reply; the whole answer.

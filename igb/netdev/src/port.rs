@@ -7,6 +7,8 @@ use igb_driver::netdev::{MacAddress, NetDevice, XmitError};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use crate::stack::is_announcement;
+
 /// Frames of this ethertype (IEEE 802 local experimental 1) are counted, for tests of who gets what.
 pub const TEST_ETHERTYPE: u16 = 0x88B5;
 /// The most (source, destination) pairs of test frames that are told apart.
@@ -27,6 +29,8 @@ pub struct Buffers {
     scratch: Vec<u8>,
     seen: BTreeMap<(MacAddress, MacAddress), u64>,
     lost: u64,
+    /// A neighbour has announced that its address moved.
+    announced: bool,
 }
 
 impl Buffers {
@@ -51,6 +55,7 @@ impl Buffers {
             }
             return;
         }
+        self.announced |= is_announcement(frame);
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(frame);
@@ -65,6 +70,11 @@ impl Buffers {
     /// Count test frames anew.
     pub fn forget_seen(&mut self) {
         self.seen.clear();
+    }
+
+    /// Whether a neighbour has announced its address since the last call.
+    pub(crate) fn take_announced(&mut self) -> bool {
+        std::mem::take(&mut self.announced)
     }
 
     /// Whether received frames wait for the stack.

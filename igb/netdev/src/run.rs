@@ -156,9 +156,6 @@ impl Program {
                 let state = if driver.carrier() { "up" } else { "down" };
                 log::info!("{}: link {state}", driver.name());
             }
-            if changes.mtu {
-                self.stack.device_changed();
-            }
             let mut more = self.stack.buffers.receive_from(driver);
             more |= self.stack.poll(driver);
             self.control(Some(driver));

@@ -3,10 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use igb_driver::netdev::NetDevice;
+use igb_driver::netdev::{MacAddress, NetDevice};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, HardwareAddress, IpCidr, Ipv4Address,
+};
 
 use crate::jobs::Job;
 use crate::port::{Buffers, Port};
@@ -39,6 +42,7 @@ struct Sink {
 /// The stack, its sockets, and the jobs that use them.
 pub struct Stack {
     interface: Option<Interface>,
+    mtu: u32,
     address: Option<IpCidr>,
     pub(crate) sockets: SocketSet<'static>,
     services: Vec<(SocketHandle, Service)>,
@@ -71,6 +75,7 @@ impl Stack {
         let (buffers, jobs) = (Buffers::default(), Vec::new());
         Self {
             interface: None,
+            mtu: 0,
             address,
             sockets,
             services,
@@ -96,6 +101,12 @@ impl Stack {
         let now = self.now();
         let hardware = HardwareAddress::Ethernet(EthernetAddress(device.mac().0));
         let address = self.address;
+        if self.mtu != device.mtu() {
+            // smoltcp reads the device's capabilities once.
+            self.mtu = device.mtu();
+            self.interface = None;
+        }
+        let announce = self.interface.as_ref().map(Interface::hardware_addr) != Some(hardware);
         let mut port = Port {
             device,
             buffers: &mut self.buffers,
@@ -112,10 +123,17 @@ impl Stack {
         if interface.hardware_addr() != hardware {
             interface.set_hardware_addr(hardware);
         }
+        if announce && let Some(IpCidr::Ipv4(own)) = address {
+            let frame = announcement(port.device.mac(), own.address());
+            port.buffers.send(port.device, &frame);
+        }
+        if port.buffers.take_announced() {
+            // smoltcp forgets its neighbours only together with a look at its addresses.
+            interface.update_ip_addrs(|_| {});
+        }
         interface.poll(now, &mut port, &mut self.sockets);
-        let context_free = serve(&mut self.services, &mut self.sockets);
+        let mut moved = serve(&mut self.services, &mut self.sockets);
         let mut jobs = std::mem::take(&mut self.jobs);
-        let mut moved = context_free;
         for job in &mut jobs {
             moved |= job.advance(interface, &mut self.sockets);
         }
@@ -130,7 +148,7 @@ impl Stack {
         self.buffers.is_waiting()
     }
 
-    /// The driver changed its MTU, or another driver is below: the interface is made anew.
+    /// Another driver is below: the interface is made anew.
     pub fn device_changed(&mut self) {
         self.interface = None;
     }
@@ -146,6 +164,43 @@ impl Stack {
         let jobs = self.jobs.iter().filter_map(Job::next_timeout).min();
         [stack, jobs].into_iter().flatten().min()
     }
+}
+
+/// An ARP announcement (RFC 5227 section 2.3): this address is here from now on.
+fn announcement(mac: MacAddress, address: Ipv4Address) -> Vec<u8> {
+    let repr = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(mac.0),
+        source_protocol_addr: address,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: address,
+    };
+    let header = EthernetRepr {
+        src_addr: EthernetAddress(mac.0),
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Arp,
+    };
+    let mut bytes = vec![0; header.buffer_len() + repr.buffer_len()];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    header.emit(&mut frame);
+    repr.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    bytes
+}
+
+/// Whether a frame is such an announcement, of whatever address.
+pub(crate) fn is_announcement(frame: &[u8]) -> bool {
+    let Ok(frame) = EthernetFrame::new_checked(frame) else {
+        return false;
+    };
+    if frame.ethertype() != EthernetProtocol::Arp {
+        return false;
+    }
+    let arp = ArpPacket::new_checked(frame.payload()).and_then(|packet| ArpRepr::parse(&packet));
+    matches!(
+        arp,
+        Ok(ArpRepr::EthernetIpv4 { source_protocol_addr, target_protocol_addr, .. })
+            if source_protocol_addr == target_protocol_addr
+    )
 }
 
 /// Advance the listening services; `true` if any of them moved bytes.

@@ -51,7 +51,10 @@ impl NetDevice for End {
             return Err(XmitError::Full);
         }
         self.sent += 1;
-        if self.loss.is_none_or(|every| !self.sent.is_multiple_of(every)) {
+        if self
+            .loss
+            .is_none_or(|every| !self.sent.is_multiple_of(every))
+        {
             self.out.borrow_mut().push_back(frame.to_vec());
         }
         Ok(())
@@ -61,7 +64,10 @@ impl NetDevice for End {
         let count = budget.min(self.incoming.borrow().len());
         for _ in 0..count {
             let frame = self.incoming.borrow_mut().pop_front().unwrap();
-            receive(&frame);
+            // As the card's filters do.
+            if frame[0] & 1 != 0 || frame[..6] == self.mac.0 {
+                receive(&frame);
+            }
         }
         count
     }
@@ -99,7 +105,8 @@ fn pair(ring: usize, loss: Option<u64>) -> Pair {
         sent: 0,
     };
     let ends = [end(1, &there, &back), end(2, &back, &there)];
-    let stacks = ["10.82.0.1/24", "10.82.0.2/24"].map(|text| Stack::new(Some(text.parse().unwrap())));
+    let stacks =
+        ["10.82.0.1/24", "10.82.0.2/24"].map(|text| Stack::new(Some(text.parse().unwrap())));
     Pair { ends, stacks }
 }
 
@@ -129,14 +136,22 @@ fn pings_come_back() {
     let mut pair = pair(64, None);
     pair.stacks[0].start_ping(5, PEER, 3, Duration::from_secs(5));
     let answer = pair.run(LIMIT).unwrap();
-    assert_eq!((&answer["sent"], &answer["received"]), (&3.into(), &3.into()));
+    assert_eq!(
+        (&answer["sent"], &answer["received"]),
+        (&3.into(), &3.into())
+    );
     assert_eq!(answer["rtt_us"].as_array().unwrap().len(), 3);
 }
 
 #[test]
 fn a_ping_to_nobody_ends_with_none_received() {
     let mut pair = pair(64, None);
-    pair.stacks[0].start_ping(5, Ipv4Addr::new(10, 82, 0, 77), 2, Duration::from_millis(20));
+    pair.stacks[0].start_ping(
+        5,
+        Ipv4Addr::new(10, 82, 0, 77),
+        2,
+        Duration::from_millis(20),
+    );
     assert_eq!(pair.run(LIMIT).unwrap()["received"], 0);
 }
 
@@ -147,7 +162,10 @@ fn a_transfer_arrives_whole_through_a_ring_that_is_often_full() {
         pair.stacks[0].start_send(5, PEER, 3_000_001, 42);
         let answer = pair.run(LIMIT).unwrap();
         assert_eq!(answer["bytes"], 3_000_001);
-        assert_eq!(answer["sha256_sent"], answer["sha256_peer"], "ring of {ring}");
+        assert_eq!(
+            answer["sha256_sent"], answer["sha256_peer"],
+            "ring of {ring}"
+        );
     }
 }
 
@@ -165,6 +183,23 @@ fn transfers_follow_one_another_on_the_same_sink() {
     for seed in 0..12 {
         pair.stacks[0].start_send(5, PEER, 10_000, seed);
         let answer = pair.run(LIMIT).unwrap();
-        assert_eq!(answer["sha256_sent"], answer["sha256_peer"], "transfer {seed}");
+        assert_eq!(
+            answer["sha256_sent"], answer["sha256_peer"],
+            "transfer {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_neighbour_that_changes_its_address_is_found_again() {
+    let mut pair = pair(64, None);
+    for round in 0..3_u8 {
+        pair.ends[1].mac.0[4] = round;
+        pair.stacks[0].start_ping(5, PEER, 4, Duration::from_secs(2));
+        let answer = pair.run(LIMIT).unwrap();
+        assert!(
+            answer["received"].as_u64() >= Some(3),
+            "round {round}: {answer}"
+        );
     }
 }

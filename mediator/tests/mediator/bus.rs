@@ -621,8 +621,8 @@ fn the_control_socket_answers_nonsense_with_an_error() {
     for line in [
         "{}\n",
         "[]\n",
-        "{\"command\":\"eject\"}\n",
-        "{\"command\":\"list\",\"x\":1}\n",
+        "{\"op\":\"eject\"}\n",
+        "{\"op\":\"list\",\"x\":1}\n",
         "\n",
     ] {
         let mut stream = UnixStream::connect(&socket).unwrap();

@@ -78,7 +78,9 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
         card_arguments: Vec::new(),
     })?;
     let progress = ProgressBar::new(STEPS.len() as u64);
-    progress.set_style(ProgressStyle::with_template("[{pos}/{len}] {msg} {wide_bar} {elapsed}")?);
+    progress.set_style(ProgressStyle::with_template(
+        "[{pos}/{len}] {msg} {wide_bar} {elapsed}",
+    )?);
     progress.enable_steady_tick(Duration::from_millis(200));
     let mut demo = Demo {
         rig,
@@ -109,9 +111,18 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
         demo.report.write_json(json)?;
     }
     summary::print(&demo, tables, kept.as_deref(), seconds)?;
-    let failures: Vec<_> = demo.report.failures().map(|check| check.name.clone()).collect();
+    let failures: Vec<_> = demo
+        .report
+        .failures()
+        .map(|check| check.name.clone())
+        .collect();
     if !failures.is_empty() {
-        bail!("{} of {} checks failed: {}", failures.len(), demo.report.checks.len(), failures.join(", "));
+        bail!(
+            "{} of {} checks failed: {}",
+            failures.len(),
+            demo.report.checks.len(),
+            failures.join(", ")
+        );
     }
     Ok(())
 }
@@ -135,7 +146,11 @@ const STEPS: &[(&str, Step)] = &[
 
 fn start(demo: &mut Demo) -> anyhow::Result<()> {
     demo.rig.start_all()?;
-    demo.report.check("start", true, "card, mediator, PF driver and three VF drivers are up");
+    demo.report.check(
+        "start",
+        true,
+        "card, mediator, PF driver and three VF drivers are up",
+    );
     Ok(())
 }
 

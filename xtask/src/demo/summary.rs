@@ -23,10 +23,22 @@ fn table(header: &[&str]) -> Table {
 
 /// The card's own account of each function, taken while the VFs still exist.
 pub(super) fn of_card(rig: &Rig) -> anyhow::Result<Table> {
-    let stats = rig.card_control().call(&json!({"op": "stats"}), CALL_LIMIT)?;
-    let mut rows =
-        table(&["function", "tx packets", "tx bytes", "rx packets", "rx bytes", "drops", "faults"]);
-    for function in stats["functions"].as_array().context("no list of functions")? {
+    let stats = rig
+        .card_control()
+        .call(&json!({"op": "stats"}), CALL_LIMIT)?;
+    let mut rows = table(&[
+        "function",
+        "tx packets",
+        "tx bytes",
+        "rx packets",
+        "rx bytes",
+        "drops",
+        "faults",
+    ]);
+    for function in stats["functions"]
+        .as_array()
+        .context("no list of functions")?
+    {
         let drops = function["drops"]
             .as_object()
             .map(|drops| {
@@ -65,12 +77,20 @@ pub(super) fn print(
     if !demo.verdicts.is_empty() {
         let mut rows = table(&["vf", "request", "verdict"]);
         for verdict in &demo.verdicts {
-            rows.add_row(vec![verdict.who, verdict.what.as_str(), verdict.verdict.as_str()]);
+            rows.add_row(vec![
+                verdict.who,
+                verdict.what.as_str(),
+                verdict.verdict.as_str(),
+            ]);
         }
         println!("{rows}");
     }
     if let Some(fault) = &demo.fault {
-        let word = |name: &str| fault[name].as_str().map_or_else(|| fault[name].to_string(), str::to_owned);
+        let word = |name: &str| {
+            fault[name]
+                .as_str()
+                .map_or_else(|| fault[name].to_string(), str::to_owned)
+        };
         println!(
             "DMA fault: {} {} of {} bytes at {}: {}",
             word("function"),
@@ -87,7 +107,12 @@ pub(super) fn print(
             _ => String::new(),
         };
         let verdict = if check.pass { "pass" } else { "FAIL" };
-        rows.add_row(vec![check.name.as_str(), verdict, figure.as_str(), check.detail.as_str()]);
+        rows.add_row(vec![
+            check.name.as_str(),
+            verdict,
+            figure.as_str(),
+            check.detail.as_str(),
+        ]);
     }
     println!("{rows}");
     match kept {

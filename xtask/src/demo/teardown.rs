@@ -14,8 +14,11 @@ pub(super) fn one_vf(demo: &mut Demo) -> anyhow::Result<()> {
     let running = std::thread::spawn(move || transfer(&sibling, &vf_address(1), bytes, 11));
     let outcome = torn_down_and_back(demo);
     let siblings = running.join().expect("the transfer does not panic");
-    let went_on = siblings.map(|transfer| transfer.detail).context("the siblings' transfer broke");
-    demo.report.outcome("vf2 torn down and brought back", outcome);
+    let went_on = siblings
+        .map(|transfer| transfer.detail)
+        .context("the siblings' transfer broke");
+    demo.report
+        .outcome("vf2 torn down and brought back", outcome);
     demo.report.outcome("siblings go on meanwhile", went_on);
     Ok(())
 }
@@ -25,26 +28,31 @@ fn torn_down_and_back(demo: &mut Demo) -> anyhow::Result<String> {
     // The driver crashes: the VF changes hands.
     rig.vf(2)?.crash()?;
     rig.start_vf(2)?;
-    ensure!(rig.ping(&rig.vf_control(2), &vf_address(0), 1)? == 1, "no traffic after the crash");
+    rig.reaches(&rig.vf_control(2), &vf_address(0))
+        .context("after the crash")?;
     // The hypervisor takes the VF away and the PF driver offers it again.
     let socket = rig.vf_socket(2);
-    rig.mediator_control().call(&json!({"op": "revoke", "slot": 2}), CALL_LIMIT)?;
+    rig.mediator_control()
+        .call(&json!({"op": "revoke", "slot": 2}), CALL_LIMIT)?;
     wait_gone(&socket, STOP_LIMIT)?;
     let driver = rig.vf(2)?;
     if driver.is_running()? {
         driver.stop(STOP_LIMIT)?;
     }
-    rig.pf_control().call(&json!({"op": "offer", "vf": 2}), CALL_LIMIT)?;
+    rig.pf_control()
+        .call(&json!({"op": "offer", "vf": 2}), CALL_LIMIT)?;
     wait_for(&socket, START_LIMIT)?;
     rig.start_vf(2)?;
-    ensure!(rig.ping(&rig.vf_control(2), &vf_address(0), 1)? == 1, "no traffic after the revoke");
+    rig.reaches(&rig.vf_control(2), &vf_address(0))
+        .context("after the revoke")?;
     Ok("after SIGKILL of its driver, and after a revoke and a new offer".into())
 }
 
 pub(super) fn sriov_off(demo: &mut Demo) -> anyhow::Result<()> {
     let outcome = || -> anyhow::Result<String> {
         let rig = &mut demo.rig;
-        rig.pf_control().call(&json!({"op": "vfs", "count": 0}), CALL_LIMIT)?;
+        rig.pf_control()
+            .call(&json!({"op": "vfs", "count": 0}), CALL_LIMIT)?;
         for vf in 0..VFS {
             wait_gone(&rig.nic().join(format!("vf{vf}.sock")), STOP_LIMIT)?;
             wait_gone(&rig.vf_socket(vf), STOP_LIMIT)?;
@@ -60,14 +68,18 @@ pub(super) fn sriov_off(demo: &mut Demo) -> anyhow::Result<()> {
 pub(super) fn orderly_end(demo: &mut Demo) -> anyhow::Result<()> {
     let outcome = || -> anyhow::Result<String> {
         demo.rig.stop_all()?;
-        let left: Vec<_> = [demo.rig.nic(), demo.rig.path().join("bus"), demo.rig.path().into()]
-            .iter()
-            .flat_map(std::fs::read_dir)
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name.ends_with(".sock") || name.ends_with(".ctl"))
-            .collect();
+        let left: Vec<_> = [
+            demo.rig.nic(),
+            demo.rig.path().join("bus"),
+            demo.rig.path().into(),
+        ]
+        .iter()
+        .flat_map(std::fs::read_dir)
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".sock") || name.ends_with(".ctl"))
+        .collect();
         ensure!(left.is_empty(), "sockets left behind: {}", left.join(", "));
         Ok("every program ended with 0 on SIGTERM and removed its sockets".into())
     }();

@@ -25,7 +25,10 @@ pub(super) fn no_mediator(rig: &mut Rig) -> anyhow::Result<String> {
             .arg(format!("vfio-user:{}", socket.display()));
         let mut program = Program::start(&format!("vf-{channel}"), &mut command, rig.path())?;
         let status = program.wait(GIVE_UP_LIMIT)?;
-        ensure!(!status.success(), "with --channel {channel} it ended with {status}");
+        ensure!(
+            !status.success(),
+            "with --channel {channel} it ended with {status}"
+        );
         let line = program.wait_for_line(0, expected, Duration::ZERO)?;
         said.push(format!("{channel}: {}", line.trim()));
     }

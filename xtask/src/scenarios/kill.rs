@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::appear::wait_gone;
 use crate::control::Control;
 use crate::demo::transfer;
-use crate::rig::{CALL_LIMIT, PF_ADDRESS, Rig, START_LIMIT, STOP_LIMIT, vf_address};
+use crate::rig::{CALL_LIMIT, PF_ADDRESS, Rig, STOP_LIMIT, vf_address};
 
 /// Bytes of a transfer that is to be under way when a program is killed.
 const MID_TRAFFIC: u64 = 24 << 20;
@@ -31,12 +31,18 @@ fn finish(running: JoinHandle<anyhow::Result<String>>, whose: &str) -> anyhow::R
 fn under_way(receiver: &Control) -> anyhow::Result<()> {
     let packets = |control: &Control| -> anyhow::Result<u64> {
         let stats = control.call(&json!({"op": "stats"}), CALL_LIMIT)?;
-        stats["counters"]["rx_packets"].as_u64().context("no counter rx_packets")
+        stats["counters"]["rx_packets"]
+            .as_u64()
+            .context("no counter rx_packets")
     };
     let first = packets(receiver)?;
     let end = Instant::now() + NOTICE_LIMIT;
     while packets(receiver)? < first + 200 {
-        ensure!(Instant::now() < end, "no traffic arrives at {}", receiver.path().display());
+        ensure!(
+            Instant::now() < end,
+            "no traffic arrives at {}",
+            receiver.path().display()
+        );
     }
     Ok(())
 }
@@ -45,25 +51,14 @@ fn under_way(receiver: &Control) -> anyhow::Result<()> {
 fn all_alive(rig: &mut Rig, but: &str) -> anyhow::Result<()> {
     for program in rig.programs() {
         if program.name() != but && !program.is_running()? {
-            bail!("{} died of the loss of {but}:\n{}", program.name(), program.tail());
+            bail!(
+                "{} died of the loss of {but}:\n{}",
+                program.name(),
+                program.tail()
+            );
         }
     }
     Ok(())
-}
-
-/// Ping until an answer comes: a peer that is on its way back may need a moment.
-fn reaches(rig: &Rig, from: &Control, address: &str) -> anyhow::Result<()> {
-    let end = Instant::now() + START_LIMIT;
-    loop {
-        match rig.ping_within(from, address, 1, 250) {
-            Ok(answer) if answer["received"] == 1 => return Ok(()),
-            outcome if Instant::now() > end => {
-                bail!("{address} is not reached from {}: {outcome:?}", from.path().display());
-            }
-            // The ping itself waited; an error comes from a program that is on its way back.
-            _ => {}
-        }
-    }
 }
 
 pub(super) fn vf_driver(rig: &mut Rig) -> anyhow::Result<String> {
@@ -73,12 +68,16 @@ pub(super) fn vf_driver(rig: &mut Rig) -> anyhow::Result<String> {
     under_way(&rig.vf_control(2))?;
     let mediator = rig.mediator()?.mark();
     rig.vf(1)?.crash()?;
-    rig.mediator()?.wait_for_line(mediator, "vf1", NOTICE_LIMIT)?;
-    ensure!(victim.join().expect("no panic").is_err(), "a killed driver's transfer cannot end well");
+    rig.mediator()?
+        .wait_for_line(mediator, "vf1", NOTICE_LIMIT)?;
+    ensure!(
+        victim.join().expect("no panic").is_err(),
+        "a killed driver's transfer cannot end well"
+    );
     let detail = finish(siblings, "the siblings")?;
     all_alive(rig, "vf1")?;
     rig.start_vf(1)?;
-    reaches(rig, &rig.vf_control(1), &vf_address(2))?;
+    rig.reaches(&rig.vf_control(1), &vf_address(2))?;
     finish(traffic(rig.vf_control(1), vf_address(2)), "the new driver")?;
     rig.stop_all()?;
     Ok(format!("siblings' {detail}; the next driver is served"))
@@ -91,17 +90,21 @@ pub(super) fn pf_driver_within_grace(rig: &mut Rig) -> anyhow::Result<String> {
     let (card, mediator) = (rig.card()?.mark(), rig.mediator()?.mark());
     rig.pf()?.crash()?;
     rig.card()?.wait_for_line(card, "PF", NOTICE_LIMIT)?;
-    rig.mediator()?.wait_for_line(mediator, "PF", NOTICE_LIMIT)?;
+    rig.mediator()?
+        .wait_for_line(mediator, "PF", NOTICE_LIMIT)?;
     let answer = rig.vf_control(0).call(
         &json!({"op": "request", "what": "mtu", "value": 1400}),
         CALL_LIMIT,
     )?;
-    ensure!(answer["status"] == "pf-gone", "a request without a PF is answered {answer}");
+    ensure!(
+        answer["status"] == "pf-gone",
+        "a request without a PF is answered {answer}"
+    );
     let detail = finish(siblings, "the VFs")?;
     all_alive(rig, "pf")?;
     rig.start_pf()?;
-    reaches(rig, &rig.vf_control(0), PF_ADDRESS)?;
-    reaches(rig, &rig.vf_control(0), &vf_address(1))?;
+    rig.reaches(&rig.vf_control(0), PF_ADDRESS)?;
+    rig.reaches(&rig.vf_control(0), &vf_address(1))?;
     let end = Instant::now() + NOTICE_LIMIT;
     loop {
         let answer = rig.vf_control(0).call(
@@ -114,7 +117,9 @@ pub(super) fn pf_driver_within_grace(rig: &mut Rig) -> anyhow::Result<String> {
         ensure!(Instant::now() < end, "requests are still answered {answer}");
     }
     rig.stop_all()?;
-    Ok(format!("VF to VF went on without it ({detail}); it adopted its VFs"))
+    Ok(format!(
+        "VF to VF went on without it ({detail}); it adopted its VFs"
+    ))
 }
 
 pub(super) fn pf_driver_after_grace(rig: &mut Rig) -> anyhow::Result<String> {
@@ -126,14 +131,15 @@ pub(super) fn pf_driver_after_grace(rig: &mut Rig) -> anyhow::Result<String> {
     for vf in 0..2 {
         wait_gone(&rig.nic().join(format!("vf{vf}.sock")), NOTICE_LIMIT)?;
         wait_gone(&rig.vf_socket(vf), NOTICE_LIMIT)?;
-        rig.vf(vf)?.wait_for_line(marks[usize::from(vf)], "gone", NOTICE_LIMIT)?;
+        rig.vf(vf)?
+            .wait_for_line(marks[usize::from(vf)], "gone", NOTICE_LIMIT)?;
     }
     // Surprise removal may catch the transfer at any point; that it ends is what counts.
     let _ = traffic.join();
     all_alive(rig, "pf")?;
     rig.start_pf()?;
-    reaches(rig, &rig.vf_control(0), &vf_address(1))?;
-    reaches(rig, &rig.vf_control(1), PF_ADDRESS)?;
+    rig.reaches(&rig.vf_control(0), &vf_address(1))?;
+    rig.reaches(&rig.vf_control(1), PF_ADDRESS)?;
     rig.stop_all()?;
     Ok("the VFs were removed after the grace time and came back with the PF driver".into())
 }
@@ -147,13 +153,14 @@ pub(super) fn mediator(rig: &mut Rig) -> anyhow::Result<String> {
     rig.mediator()?.crash()?;
     rig.pf()?.wait_for_line(pf, "mediator", NOTICE_LIMIT)?;
     for vf in 0..2 {
-        rig.vf(vf)?.wait_for_line(marks[usize::from(vf)], "gone", NOTICE_LIMIT)?;
+        rig.vf(vf)?
+            .wait_for_line(marks[usize::from(vf)], "gone", NOTICE_LIMIT)?;
     }
     let _ = traffic.join();
     all_alive(rig, "mediator")?;
     rig.start_mediator()?;
-    reaches(rig, &rig.vf_control(0), &vf_address(1))?;
-    reaches(rig, &rig.vf_control(1), PF_ADDRESS)?;
+    rig.reaches(&rig.vf_control(0), &vf_address(1))?;
+    rig.reaches(&rig.vf_control(1), PF_ADDRESS)?;
     rig.stop_all()?;
     Ok("PF driver and VF drivers found the new mediator".into())
 }
@@ -167,14 +174,15 @@ pub(super) fn card(rig: &mut Rig) -> anyhow::Result<String> {
     rig.card()?.crash()?;
     rig.pf()?.wait_for_line(pf, "gone", NOTICE_LIMIT)?;
     for vf in 0..2 {
-        rig.vf(vf)?.wait_for_line(marks[usize::from(vf)], "gone", NOTICE_LIMIT)?;
+        rig.vf(vf)?
+            .wait_for_line(marks[usize::from(vf)], "gone", NOTICE_LIMIT)?;
         wait_gone(&rig.vf_socket(vf), STOP_LIMIT)?;
     }
     let _ = traffic.join();
     all_alive(rig, "card")?;
     rig.start_card()?;
-    reaches(rig, &rig.vf_control(0), &vf_address(1))?;
-    reaches(rig, &rig.vf_control(1), PF_ADDRESS)?;
+    rig.reaches(&rig.vf_control(0), &vf_address(1))?;
+    rig.reaches(&rig.vf_control(1), PF_ADDRESS)?;
     rig.stop_all()?;
     Ok("PF driver, mediator and VF drivers found the new card".into())
 }

@@ -91,11 +91,18 @@ pub fn run(options: &ScenarioOptions) -> anyhow::Result<()> {
         None => build::programs(false)?,
     };
     let mut report = Report::default();
-    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(&options.filter)) {
+    for scenario in SCENARIOS
+        .iter()
+        .filter(|scenario| scenario.name.contains(&options.filter))
+    {
         let began = Instant::now();
         let outcome = one(scenario, &programs, options.keep);
         let verdict = if outcome.is_ok() { "pass" } else { "FAIL" };
-        println!("{verdict} {} ({:.1} s)", scenario.name, began.elapsed().as_secs_f64());
+        println!(
+            "{verdict} {} ({:.1} s)",
+            scenario.name,
+            began.elapsed().as_secs_f64()
+        );
         if let Err(error) = &outcome {
             println!("     {error:#}");
         }
@@ -117,12 +124,20 @@ fn one(scenario: &Scenario, programs: &Path, keep: bool) -> anyhow::Result<Strin
         vfs: scenario.vfs,
         policy: policy(),
         capture: false,
-        card_arguments: scenario.card_arguments.iter().map(|&argument| argument.into()).collect(),
+        card_arguments: scenario
+            .card_arguments
+            .iter()
+            .map(|&argument| argument.into())
+            .collect(),
     })?;
     (scenario.body)(&mut rig).map_err(|error| {
         let mut said = String::new();
         for program in rig.programs() {
-            said.push_str(&format!("\n-- {} said last:\n{}", program.name(), program.tail()));
+            said.push_str(&format!(
+                "\n-- {} said last:\n{}",
+                program.name(),
+                program.tail()
+            ));
         }
         if keep {
             said.push_str(&format!("\nkept in {}", rig.keep().display()));

@@ -21,8 +21,14 @@ impl Reader {
         } else if trimmed.starts_with("test result: ") {
             self.summaries += 1;
         } else if let Some(rest) = trimmed.strip_prefix("test ") {
-            let Some((name, outcome)) = rest.rsplit_once(" ... ") else { return };
-            let name = format!("{}::{}", self.binary, name.trim_end_matches(" - should panic"));
+            let Some((name, outcome)) = rest.rsplit_once(" ... ") else {
+                return;
+            };
+            let name = format!(
+                "{}::{}",
+                self.binary,
+                name.trim_end_matches(" - should panic")
+            );
             match outcome.split_whitespace().next() {
                 Some("ok") => {
                     report.check(name, true, "");
@@ -46,9 +52,13 @@ impl Reader {
 
 /// `unittests src/lib.rs (target/debug/deps/igb-0123)` is `igb`; `tests/x.rs (…/x-0123)` is `x`.
 fn binary_name(rest: &str) -> String {
-    let path = rest.rsplit_once('(').map_or(rest, |(_, path)| path.trim_end_matches(')'));
+    let path = rest
+        .rsplit_once('(')
+        .map_or(rest, |(_, path)| path.trim_end_matches(')'));
     let file = path.rsplit('/').next().unwrap_or(path);
-    file.rsplit_once('-').map_or(file, |(name, _)| name).to_owned()
+    file.rsplit_once('-')
+        .map_or(file, |(name, _)| name)
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -72,7 +82,11 @@ mod tests {
         ] {
             reader.line(line, &mut report);
         }
-        let names: Vec<_> = report.checks.iter().map(|c| (c.name.as_str(), c.pass)).collect();
+        let names: Vec<_> = report
+            .checks
+            .iter()
+            .map(|c| (c.name.as_str(), c.pass))
+            .collect();
         assert_eq!(
             names,
             [

@@ -38,8 +38,7 @@ pub struct TestOptions {
 pub fn run(options: &TestOptions) -> anyhow::Result<()> {
     let began = Instant::now();
     let reports = build::target_directory().join("reports");
-    std::fs::create_dir_all(&reports)
-        .with_context(|| format!("creating {}", reports.display()))?;
+    std::fs::create_dir_all(&reports).with_context(|| format!("creating {}", reports.display()))?;
     let mut report = Report::default();
     cargo_test(options, &reports, &mut report)?;
     let programs = build::programs(false)?;
@@ -53,7 +52,12 @@ pub fn run(options: &TestOptions) -> anyhow::Result<()> {
     for failure in report.failures() {
         println!("FAIL {}: {}", failure.name, failure.detail);
     }
-    report.write_json(options.json.as_deref().unwrap_or(&reports.join("test.json")))?;
+    report.write_json(
+        options
+            .json
+            .as_deref()
+            .unwrap_or(&reports.join("test.json")),
+    )?;
     if let Some(junit) = &options.junit {
         report.write_junit("tandem", junit)?;
     }
@@ -73,7 +77,9 @@ pub fn run(options: &TestOptions) -> anyhow::Result<()> {
 /// The first two rungs: unit tests and drivers against the card, in process and over sockets.
 fn cargo_test(options: &TestOptions, reports: &Path, report: &mut Report) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(build::workspace()).args(["test", "--workspace", "--no-fail-fast"]);
+    command
+        .current_dir(build::workspace())
+        .args(["test", "--workspace", "--no-fail-fast"]);
     if let Some(filter) = &options.filter {
         command.args(["--", filter]);
     }
@@ -94,7 +100,11 @@ fn cargo_test(options: &TestOptions, reports: &Path, report: &mut Report) -> any
     let status = child.wait()?;
     let named_failure = report.failures().next().is_some();
     if reader.summaries() == 0 || (!status.success() && !named_failure) {
-        report.check("cargo test", false, format!("it ended with {status}: see above"));
+        report.check(
+            "cargo test",
+            false,
+            format!("it ended with {status}: see above"),
+        );
     }
     Ok(())
 }

@@ -40,7 +40,10 @@ impl Stage {
         if let Some(uid) = unprivileged {
             chown(&results, Some(uid), Some(uid)).context("giving the results away")?;
         }
-        Ok(Self { directory, unprivileged })
+        Ok(Self {
+            directory,
+            unprivileged,
+        })
     }
 
     /// As whom the programs run.
@@ -50,7 +53,10 @@ impl Stage {
     }
 
     fn result(&self, name: &str) -> PathBuf {
-        self.directory.path().join("results").join(format!("{name}.json"))
+        self.directory
+            .path()
+            .join("results")
+            .join(format!("{name}.json"))
     }
 
     fn command(&self, arguments: &[&str], name: &str) -> Command {
@@ -71,9 +77,16 @@ impl Stage {
     }
 
     /// Run this program with `arguments`, and take its checks into `report` under `prefix`.
-    pub(super) fn run(&self, arguments: &[&str], prefix: &str, report: &mut Report) -> anyhow::Result<()> {
+    pub(super) fn run(
+        &self,
+        arguments: &[&str],
+        prefix: &str,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
         let mut command = self.command(arguments, prefix);
-        let status = command.status().with_context(|| format!("running xtask {arguments:?}"))?;
+        let status = command
+            .status()
+            .with_context(|| format!("running xtask {arguments:?}"))?;
         let text = std::fs::read(self.result(prefix)).with_context(|| {
             format!("xtask {arguments:?} ended with {status} and left no report")
         })?;
@@ -95,7 +108,12 @@ impl Stage {
     }
 
     /// Run the demo `times` times, `at_once` of them together; one check for all.
-    pub(super) fn repeat_demo(&self, times: usize, at_once: usize, report: &mut Report) -> anyhow::Result<()> {
+    pub(super) fn repeat_demo(
+        &self,
+        times: usize,
+        at_once: usize,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
         let mut failed = Vec::new();
         for first in (0..times).step_by(at_once) {
             let running: Vec<_> = (first..(first + at_once).min(times))
@@ -131,7 +149,11 @@ impl Stage {
             .filter(|file| !file.ends_with(".json"))
             .collect();
         left.extend(processes_from(self.directory.path()));
-        report.check(format!("{name}::leaves nothing behind"), left.is_empty(), left.join(", "));
+        report.check(
+            format!("{name}::leaves nothing behind"),
+            left.is_empty(),
+            left.join(", "),
+        );
     }
 }
 
@@ -144,7 +166,11 @@ fn processes_from(directory: &Path) -> Vec<String> {
         .filter_map(|entry| {
             let program = std::fs::read_link(entry.path().join("exe")).ok()?;
             program.starts_with(directory).then(|| {
-                format!("process {} ({})", entry.file_name().display(), program.display())
+                format!(
+                    "process {} ({})",
+                    entry.file_name().display(),
+                    program.display()
+                )
             })
         })
         .collect()

@@ -20,6 +20,7 @@ mod agent;
 mod apt;
 mod cpio;
 mod fetch;
+mod igbvf;
 mod initramfs;
 mod layout;
 mod logs;

@@ -60,6 +60,11 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "stock igb on QEMU's own 82576: what the other scenarios do, on a foreign card",
         run: qemu_igb,
     },
+    Scenario {
+        name: "igbvf",
+        about: "stock igbvf on our VF behind our mediator, pings both ways",
+        run: super::igbvf::run,
+    },
 ];
 
 /// The scenario called `name`.
