@@ -261,11 +261,13 @@ impl Device for Slot {
         if self.stop.is_raised() {
             return;
         }
+        log::info!("VF {}: a guest has attached", self.vf);
         self.forwarder.set_client(Some(dma));
         self.channel(|channel, _, host| channel.attach(host));
     }
 
     fn disconnected(&self) {
+        log::info!("VF {}: its guest has left", self.vf);
         self.forwarder.set_client(None);
         self.recycle();
     }

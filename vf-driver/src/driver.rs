@@ -1,6 +1,7 @@
 //! The life of a VF: probe, reset, re-initialization, removal.
 
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,11 @@ use igb_driver::interrupt::{Interrupts, OTHER_VECTOR};
 use igb_driver::netdev::Changes;
 use igb_driver::queue::{Port, QueueOptions};
 use igb_driver::window::{VfWindow, Window as _};
-use igb_driver::{Registers, config};
+use igb_driver::{DriverError, Registers, config};
 use iommu::container::{Container, ContainerOptions};
 use iommu::dma_buffer::SharedDma;
-use iommu::function::Function;
+use iommu::function::{Function, irq};
+use iommu::interrupt::EventFd;
 use mediator_protocol::Status;
 use mediator_protocol::block::{ConfigFlags, VfRequest};
 
@@ -52,6 +54,8 @@ pub struct VfDriver {
     /// The configuration has changed, and nobody was there to read it from.
     config_due: bool,
     pub(crate) gone: bool,
+    /// Fires when the hypervisor wants the VF back.
+    release: Option<EventFd>,
     resets: u64,
     /// Memory of [`Self::post_descriptor_outside`].
     stray_ring: Option<SharedDma>,
@@ -83,7 +87,9 @@ impl VfDriver {
             interrupts: &mut interrupts,
         };
         let channel = Channel::find(options.channel, &mut access)?;
+        let release = watch_release(&regs, &mut interrupts)?;
         let mut driver = Self {
+            release,
             port: Port::new(0, options.queues),
             regs,
             container,
@@ -257,6 +263,14 @@ impl VfDriver {
             changes.gone = true;
             return changes;
         }
+        if self.release.as_ref().is_some_and(|event| event.take() != 0) {
+            log::info!("the VF is asked back: letting go of it");
+            self.port.stop(&self.regs, &mut self.interrupts);
+            self.interrupts.disconnect(&self.regs);
+            self.gone = true;
+            changes.gone = true;
+            return changes;
+        }
         let outcome = if self.waiting.is_some_and(|at| at <= Instant::now()) {
             self.begin_again(&mut changes)
         } else if self.interrupts.take(OTHER_VECTOR)
@@ -367,6 +381,24 @@ impl VfDriver {
         self.stray_ring = Some(ring);
         Ok(OUTSIDE)
     }
+}
+
+/// Have the request for the VF's release signalled, where the function has that interrupt.
+fn watch_release(
+    regs: &Registers,
+    interrupts: &mut Interrupts<VfWindow>,
+) -> Result<Option<EventFd>, VfError> {
+    let function = regs.function();
+    if function.irq(irq::REQ)?.count == 0 {
+        return Ok(None);
+    }
+    let event = EventFd::new().map_err(DriverError::from)?;
+    function.set_eventfds(irq::REQ, 0, &[Some(event.as_fd())])?;
+    interrupts
+        .set_mut()
+        .watch(event.as_fd())
+        .map_err(DriverError::from)?;
+    Ok(Some(event))
 }
 
 /// A locally administered unicast address (IEEE 802 clause 8.2). The standard library's hash keys

@@ -78,8 +78,16 @@ impl ControlSocket {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
+        // Bound under another name and renamed when it listens: who waits for the name to appear
+        // can connect at once.
+        let unready = path.with_file_name(format!(".{:x}.ctl", std::process::id()));
+        let listener = UnixListener::bind(&unready).map_err(failed)?;
+        let renamed = std::fs::set_permissions(&unready, PermissionsExt::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&unready, path));
+        if let Err(error) = renamed {
+            let _ = std::fs::remove_file(&unready);
+            return Err(failed(error));
+        }
         listener.set_nonblocking(true).map_err(failed)?;
         let inode = std::fs::metadata(path).map_err(failed)?.ino();
         Ok(Self {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -151,9 +152,27 @@ fn bind_private(path: &Path) -> Result<UnixListener, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    // Bound under another name and linked when it listens: who waits for the name to appear can
+    // connect at once.
+    let unready = unready_name(path);
+    bind(fd.as_raw_fd(), &UnixAddr::new(&unready)?)?;
+    let linked = listen(&fd, Backlog::new(BACKLOG)?).and_then(|()| {
+        std::fs::hard_link(&unready, path).map_err(|error| match last_errno(&error) {
+            Errno::EEXIST => Errno::EADDRINUSE,
+            errno => errno,
+        })
+    });
+    let removed = std::fs::remove_file(&unready).map_err(|error| last_errno(&error));
+    linked.and(removed)?;
     Ok(UnixListener::from(fd))
+}
+
+/// A name beside `path` that no other listener uses, and hardly longer: a socket's path has at most
+/// 107 bytes.
+fn unready_name(path: &Path) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{:x}.{number:x}", std::process::id()))
 }
 
 /// Remove a socket on which nobody listens.

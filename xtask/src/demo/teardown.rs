@@ -45,7 +45,20 @@ fn torn_down_and_back(demo: &mut Demo) -> anyhow::Result<String> {
     rig.start_vf(2)?;
     rig.reaches(&rig.vf_control(2), &vf_address(0))
         .context("after the revoke")?;
-    Ok("after SIGKILL of its driver, and after a revoke and a new offer".into())
+    // Asked in good time, the driver lets go by itself, and takes the VF again when it is back.
+    let eject = json!({"op": "eject", "slot": 2, "timeout_ms": 8000});
+    let answer = rig
+        .mediator_control()
+        .call(&eject, STOP_LIMIT + CALL_LIMIT)?;
+    ensure!(
+        answer["graceful"] == true,
+        "the driver did not let go: {answer}"
+    );
+    rig.pf_control()
+        .call(&json!({"op": "offer", "vf": 2}), CALL_LIMIT)?;
+    rig.reaches(&rig.vf_control(2), &vf_address(0))
+        .context("after the eject")?;
+    Ok("after SIGKILL of its driver, after a revoke, and after a graceful eject".into())
 }
 
 pub(super) fn sriov_off(demo: &mut Demo) -> anyhow::Result<()> {

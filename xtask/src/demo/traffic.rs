@@ -219,9 +219,12 @@ pub(super) fn dma_fault(demo: &mut Demo) -> anyhow::Result<()> {
             .call(&json!({"op": "reset"}), CALL_LIMIT)?;
         rig.reaches(&rig.vf_control(2), &vf_address(0))
             .context("vf2 after its reset")?;
+        let word = |name: &str| fault[name].as_str().unwrap_or("?");
         let detail = format!(
             "{} at {} ({}), siblings went on",
-            fault["function"], fault["iova"], fault["cause"]
+            word("function"),
+            word("iova"),
+            word("cause")
         );
         Ok((detail, fault))
     }();

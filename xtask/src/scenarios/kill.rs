@@ -69,7 +69,7 @@ pub(super) fn vf_driver(rig: &mut Rig) -> anyhow::Result<String> {
     let mediator = rig.mediator()?.mark();
     rig.vf(1)?.crash()?;
     rig.mediator()?
-        .wait_for_line(mediator, "vf1", NOTICE_LIMIT)?;
+        .wait_for_line(mediator, "VF 1: its guest has left", NOTICE_LIMIT)?;
     ensure!(
         victim.join().expect("no panic").is_err(),
         "a killed driver's transfer cannot end well"
