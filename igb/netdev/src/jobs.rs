@@ -67,7 +67,7 @@ impl Stack {
     /// Ping `address` `count` times, one at a time, waiting at most `timeout` for each reply.
     pub fn start_ping(&mut self, client: u64, address: Ipv4Address, count: u64, timeout: Duration) {
         // Identifiers tell the pings of concurrent clients apart.
-        let ident = (client as u16) ^ 0x5A00;
+        let ident = (client as u16) ^ 0xD15C;
         let metadata = || vec![icmp::PacketMetadata::EMPTY; 8];
         let buffer = || icmp::PacketBuffer::new(metadata(), vec![0; 2048]);
         let mut socket = icmp::Socket::new(buffer(), buffer());
