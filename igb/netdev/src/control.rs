@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt as _, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,9 +23,12 @@ pub enum ControlError {
     /// Another process serves it.
     #[error("{0} is served by another process; stop that one or choose another --control")]
     InUse(PathBuf),
+    /// Something that is no socket has the name.
+    #[error("{0} exists and is no socket; choose another --control, or remove it")]
+    NotASocket(PathBuf),
     /// It could not be created.
     #[error(
-        "the control socket {path} cannot be created: {source}; its directory must exist and be writable"
+        "the control socket {path} cannot be created; its directory must exist and be writable"
     )]
     Bind {
         /// Where.
@@ -71,6 +74,11 @@ impl ControlSocket {
             path: path.into(),
             source,
         };
+        // Only a socket is ever replaced: the name may be that of a file by mistake.
+        let is_socket = |metadata: std::fs::Metadata| FileTypeExt::is_socket(&metadata.file_type());
+        if std::fs::symlink_metadata(path).is_ok_and(|metadata| !is_socket(metadata)) {
+            return Err(ControlError::NotASocket(path.into()));
+        }
         if UnixStream::connect(path).is_ok() {
             return Err(ControlError::InUse(path.into()));
         }
@@ -107,6 +115,12 @@ impl ControlSocket {
             .into_iter()
             .chain(clients.map(|client| client.stream.as_fd()))
             .collect()
+    }
+
+    /// Whether a client's next request is here already: no descriptor will tell of it.
+    pub fn has_more(&self) -> bool {
+        let whole = |client: &Client| !client.busy && client.input.contains(&b'\n');
+        self.clients.iter().any(whole)
     }
 
     /// Take the requests that have arrived, at most one of each client. Clients that have gone are
@@ -281,6 +295,41 @@ mod tests {
         drop((good, bad));
         socket.requests(&mut gone);
         assert_eq!(gone.len(), 2);
+    }
+
+    #[test]
+    fn requests_that_came_together_are_all_answered() {
+        let (_dir, path, mut socket) = socket();
+        let mut gone = Vec::new();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client
+            .write_all(b"{\"op\":1}\nnonsense\n{\"op\":2}\n")
+            .unwrap();
+        let mut answered = Vec::new();
+        for _ in 0..3 {
+            for request in socket.requests(&mut gone) {
+                assert!(!socket.has_more(), "not before the answer to this one");
+                answered.push(request.body["op"].clone());
+                socket.answer(request.client, Ok(json!({})));
+            }
+            if !socket.has_more() {
+                break;
+            }
+        }
+        assert_eq!(answered, [1, 2]);
+        assert!(!socket.has_more());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.json");
+        std::fs::write(&path, "{}").unwrap();
+        assert!(matches!(
+            ControlSocket::bind(&path),
+            Err(ControlError::NotASocket(_))
+        ));
+        assert_eq!(std::fs::read(&path).unwrap(), b"{}");
     }
 
     #[test]

@@ -87,18 +87,15 @@ pub fn run<D: Managed>(
         Netdev::None => None,
     };
     let mut driver = probe()?;
-    driver.open().context("opening the network device")?;
-    log::info!(
-        "{} is up: {}, MTU {}",
-        driver.name(),
-        driver.mac(),
-        driver.mtu()
-    );
-    let control = options
-        .control
-        .as_deref()
-        .map(ControlSocket::bind)
-        .transpose()?;
+    let control = match start(&mut driver, options) {
+        Ok(control) => control,
+        Err(error) => {
+            // What it has taken, it gives back: VFs do not outlive this attempt.
+            driver.stop();
+            driver.remove();
+            return Err(error);
+        }
+    };
     let mut program = Program {
         stack: Stack::new(address),
         control,
@@ -133,6 +130,25 @@ pub fn run<D: Managed>(
     }
 }
 
+/// What can fail between a driver that is there and a program that runs.
+fn start<D: Managed>(
+    driver: &mut D,
+    options: &RunOptions,
+) -> anyhow::Result<Option<ControlSocket>> {
+    driver.open().context("opening the network device")?;
+    log::info!(
+        "{} is up: {}, MTU {}",
+        driver.name(),
+        driver.mac(),
+        driver.mtu()
+    );
+    Ok(options
+        .control
+        .as_deref()
+        .map(ControlSocket::bind)
+        .transpose()?)
+}
+
 /// Why a driver is no longer served.
 enum Ended {
     Signal,
@@ -158,7 +174,7 @@ impl Program {
             }
             let mut more = self.stack.buffers.receive_from(driver);
             more |= self.stack.poll(driver);
-            self.control(Some(driver));
+            more |= self.control(Some(driver));
             driver.flush();
             let timeout = if more {
                 Some(Duration::ZERO)
@@ -196,10 +212,13 @@ impl Program {
             let next = Instant::now() + pause;
             pause = (pause * 2).min(slowest);
             loop {
-                self.control::<D>(None);
-                let left = next.saturating_duration_since(Instant::now());
+                let more = self.control::<D>(None);
+                let mut left = next.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     break;
+                }
+                if more {
+                    left = Duration::ZERO;
                 }
                 if wait(&self.signals, self.control.as_ref(), Vec::new(), Some(left))? {
                     return Ok(None);
@@ -208,15 +227,15 @@ impl Program {
         }
     }
 
-    /// Take and answer control requests.
-    fn control<D: Managed>(&mut self, mut driver: Option<&mut D>) {
+    /// Take and answer control requests; `true` if there are more already.
+    fn control<D: Managed>(&mut self, mut driver: Option<&mut D>) -> bool {
         let Self {
             stack,
             control: Some(control),
             ..
         } = self
         else {
-            return;
+            return false;
         };
         let mut gone = Vec::new();
         for Request { client, body } in control.requests(&mut gone) {
@@ -234,6 +253,7 @@ impl Program {
         for (client, answer) in stack.finished_jobs() {
             control.answer(client, answer);
         }
+        control.has_more()
     }
 }
 
