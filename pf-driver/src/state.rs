@@ -68,16 +68,29 @@ impl State {
     ///
     /// # Errors
     ///
-    /// [`PfError::State`]; the old file is still there.
+    /// [`PfError::State`]; then there is no file. The old one would give VFs back what the
+    /// administrator has taken from them since.
     pub fn save(&self, path: &Path) -> Result<(), PfError> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = Path::new(&beside);
         let write = || {
-            let beside = path.with_extension("new");
             let text = serde_json::to_vec_pretty(self)?;
-            let mut file = File::create(&beside)?;
+            let mut file = File::create(beside)?;
             file.write_all(&text)?;
-            std::fs::rename(&beside, path)
+            std::fs::rename(beside, path)
         };
-        write().map_err(|source| PfError::State {
+        let written = write();
+        if written.is_err() {
+            for stale in [path, beside] {
+                if let Err(error) = std::fs::remove_file(stale)
+                    && error.kind() != ErrorKind::NotFound
+                {
+                    log::error!("{} is out of date; remove it: {error}", stale.display());
+                }
+            }
+        }
+        written.map_err(|source| PfError::State {
             what: "write",
             path: path.to_owned(),
             source,
@@ -120,6 +133,28 @@ mod tests {
         assert_eq!(State::load(&path).unwrap(), Some(state));
         let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(files.len(), 1, "nothing is left beside the file");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_saved_leaves_no_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let mut state = State::of(&switch());
+        state.switch.vport_mut(0).unwrap().policy.trust = true;
+        state.save(&path).unwrap();
+        // In the way of the new file, as a full disk would be.
+        std::fs::create_dir(dir.path().join("state.json.new")).unwrap();
+        state.switch.vport_mut(0).unwrap().policy.trust = false;
+        assert!(state.save(&path).is_err());
+        assert_eq!(State::load(&path).unwrap(), None, "trust is over");
+    }
+
+    #[test]
+    fn drivers_whose_files_differ_in_the_extension_do_not_meet() {
+        let dir = tempfile::tempdir().unwrap();
+        // In the way of a neighbour called `pf.new`.
+        std::fs::create_dir(dir.path().join("pf.new")).unwrap();
+        State::of(&switch()).save(&dir.path().join("pf.0")).unwrap();
     }
 
     #[test]
