@@ -219,6 +219,21 @@ impl VfDriver {
         Ok(status)
     }
 
+    /// Ask the PF for the configuration anew.
+    ///
+    /// # Errors
+    ///
+    /// It could not be asked, or did not answer.
+    pub fn read_config(&mut self) -> Result<Granted, VfError> {
+        let mut access = Access {
+            regs: &self.regs,
+            interrupts: &mut self.interrupts,
+        };
+        let read = self.channel.read_config(&mut access);
+        self.interrupts.arm(&self.regs, OTHER_VECTOR)?;
+        Ok(read?)
+    }
+
     /// Function-level reset of the VF, and a new beginning.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
-//! The project's own tool: `cargo xtask demo`, `test`, `vm` and what they share.
+//! The project's own tool: `cargo xtask demo`, `test`, `bench`, `vm` and what they share.
 
 #![forbid(unsafe_code)]
 
 pub mod appear;
+pub mod bench;
 pub mod build;
 pub mod control;
 pub mod demo;

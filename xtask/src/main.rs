@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{demo, scenarios, test, vm};
+use xtask::{bench, demo, scenarios, test, vm};
 
 /// Run, test and measure Tandem.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Command {
     Test(test::TestOptions),
     /// Run the scenarios over processes: kills, the closed mailbox, a PF driver that comes back
     Scenarios(scenarios::ScenarioOptions),
+    /// Measure what things cost, each next to a raw peer of the same run
+    Bench(bench::BenchOptions),
     /// Stock QEMU with stock kernels
     Vm(vm::VmCommand),
 }
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Scenarios(options) => scenarios::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Vm(command) => vm::run(command),
     };
     match outcome {
