@@ -103,6 +103,52 @@ impl NicSwitch {
         if let Some(vport) = self.vport_mut(vf) {
             vport.policy.mac = Some(mac);
             vport.mac = mac;
+            if !vport.policy.trust {
+                // It could not ask for another from now on, so it keeps none from before.
+                self.macs.clear(vf);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a VF that runs under another policy, and takes back what that does not grant.
+    ///
+    /// # Errors
+    ///
+    /// [`PfError::NoSuchVf`], [`PfError::MacInUse`], [`PfError::VlanTableFull`]; the switch is then of
+    /// no use.
+    pub(crate) fn judge_anew(&mut self, vf: u8, policy: VfPolicy) -> Result<(), PfError> {
+        policy.check()?;
+        let max_mtu = self.max_mtu(&policy);
+        let vport = self.vport_mut(vf).ok_or(PfError::NoSuchVf(vf.into()))?;
+        let before = std::mem::replace(&mut vport.policy, policy.clone());
+        vport.mtu = vport.mtu.min(max_mtu);
+        vport.promisc_unicast &= policy.trust;
+        if policy.mac != before.mac || policy.trust != before.trust {
+            match policy.mac {
+                // A trusted VF that chose another address chooses again.
+                Some(mac) => self.set_vf_mac(vf, mac)?,
+                None if before.mac.is_some() => self.set_vf_mac(vf, MacAddress::ZERO)?,
+                None => {}
+            }
+        }
+        if policy.vlan != before.vlan {
+            self.set_vf_vlan(vf, policy.vlan)?;
+        }
+        let extra: Vec<_> = self.macs.of(vf).collect();
+        for mac in extra.iter().skip(policy.max_mac_filters.into()) {
+            self.macs.remove(vf, *mac);
+        }
+        if policy.vlan.is_none() {
+            let allowed = |vid: &u16| {
+                let list = policy.allowed_vlans.as_ref();
+                list.is_none_or(|list| list.contains(vid))
+            };
+            let (kept, mut lost): (Vec<u16>, Vec<u16>) = self.vlans.of(vf).partition(allowed);
+            lost.extend(kept.iter().skip(policy.max_vlans.into()));
+            for vid in lost {
+                self.vlans.leave(vf, vid);
+            }
         }
         Ok(())
     }

@@ -113,8 +113,10 @@ impl PfDriver {
         let mac = read_mac(&regs)?;
         let saved = match &options.state {
             Some(path) if enabled != 0 => State::load(path)?
-                .map(|state| state.switch)
-                .filter(|switch| switch.pf_mac == mac && u16::from(switch.vf_count()) == enabled),
+                .filter(|State { switch, .. }| {
+                    switch.pf_mac == mac && u16::from(switch.vf_count()) == enabled
+                })
+                .and_then(|state| adoptable(state, &options)),
             _ => None,
         };
         if enabled != 0 && saved.is_none() {
@@ -122,8 +124,11 @@ impl PfDriver {
             function.sriov_configure(0)?;
         }
         let adopted = saved.is_some();
-        let mut switch = saved.unwrap_or_else(|| NicSwitch::new(mac));
-        switch.pf_mtu = options.mtu;
+        let (mut switch, changed) = saved.unwrap_or_else(|| {
+            let mut switch = NicSwitch::new(mac);
+            switch.pf_mtu = options.mtu;
+            (switch, false)
+        });
         let was_reset = !adopted || options.reset;
         if was_reset {
             reset(&regs)?;
@@ -142,7 +147,11 @@ impl PfDriver {
             container.clone(),
             switch,
             options,
-            (adopted, was_reset),
+            Beginning {
+                adopted,
+                was_reset,
+                changed,
+            },
         ) {
             Ok(driver) => Ok(driver),
             Err(error) => {
@@ -159,7 +168,11 @@ impl PfDriver {
         container: Arc<Container>,
         switch: NicSwitch,
         options: PfOptions,
-        (adopted, was_reset): (bool, bool),
+        Beginning {
+            adopted,
+            was_reset,
+            changed,
+        }: Beginning,
     ) -> Result<Self, PfError> {
         let image = Image::of(&switch);
         let mut shadow = Shadow::read(&regs, &image)?;
@@ -203,9 +216,9 @@ impl PfDriver {
             ctrl = ctrl.set(CTRL_EXT::PFRSTD);
         }
         driver.regs.write(ctrl)?;
-        if adopted && was_reset {
-            // VFs learn of the reset only by looking, so they are told to look. Those behind a
-            // mediator are told when it is there.
+        if adopted && (was_reset || changed) {
+            // VFs learn of it only by looking, so they are told to look. Those behind a mediator are
+            // told when it is there.
             let vfs: Vec<u8> = driver.arbiter.switch.vports().map(|(vf, _)| vf).collect();
             driver.reset_untold = true;
             for vf in vfs {
@@ -291,7 +304,7 @@ impl PfDriver {
         let Some(path) = &self.options.state else {
             return;
         };
-        if let Err(error) = State::of(&self.arbiter.switch).save(path) {
+        if let Err(error) = State::of(&self.arbiter.switch, &self.options.policy).save(path) {
             self.state_errors += 1;
             log::error!("{error}; VFs cannot be adopted after a restart");
         }
@@ -359,6 +372,40 @@ impl PfDriver {
         }
         Ok(())
     }
+}
+
+/// How a probe has found the card.
+struct Beginning {
+    /// VFs run and go on.
+    adopted: bool,
+    /// The card was reset.
+    was_reset: bool,
+    /// VFs that run are under other rules than before.
+    changed: bool,
+}
+
+/// The switch of a saved state under today's options, and whether these change anything for its VFs. What
+/// the administrator set at run time holds until the policy file says something else of that VF.
+fn adoptable(state: State, options: &PfOptions) -> Option<(NicSwitch, bool)> {
+    let State {
+        mut switch, policy, ..
+    } = state;
+    let before = switch.clone();
+    switch.pf_mtu = options.mtu;
+    let vfs: Vec<_> = before
+        .vports()
+        .map(|(vf, vport)| (vf, &vport.policy))
+        .collect();
+    for (vf, rules) in vfs {
+        let (then, now) = (policy.of(vf), options.policy.of(vf));
+        let rules = if then == now { rules.clone() } else { now };
+        if let Err(error) = switch.judge_anew(vf, rules) {
+            log::warn!("VF {vf} cannot go on under the policy file as it is now: {error}");
+            return None;
+        }
+    }
+    let changed = switch.vports().ne(before.vports());
+    Some((switch, changed))
 }
 
 fn check_mtu(mtu: u32) -> Result<(), DriverError> {

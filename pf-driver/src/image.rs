@@ -294,7 +294,8 @@ impl Shadow {
             self.store(regs, *offset, *value)?;
         }
         for (queue, limit) in &image.rates {
-            if self.held.rates.get(queue).copied().unwrap_or(0) != *limit {
+            // One that was never written is not known: they lie behind a selector, unread at probe.
+            if self.held.rates.get(queue) != Some(limit) {
                 regs.write(Value::<RTTDQSEL>::from_raw(0).with(RTTDQSEL::TXDQ_IDX, *queue))?;
                 // As Linux's igb and the datasheet's example have it, in units of 64 bytes.
                 regs.write(Value::<RTTBCNRM>::from_raw(0).with(RTTBCNRM::MMW_SIZE, 0x14))?;

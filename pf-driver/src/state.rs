@@ -7,10 +7,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PfError;
+use crate::policy::Policy;
 use crate::vport::NicSwitch;
 
 /// Version of the file's format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The content of a state file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,15 +20,18 @@ pub struct State {
     version: u32,
     /// The NIC switch with every VPort and filter.
     pub switch: NicSwitch,
+    /// The policy file that the driver was started with, to notice when it says something else.
+    pub policy: Policy,
 }
 
 impl State {
     /// The state to save.
     #[must_use]
-    pub fn of(switch: &NicSwitch) -> Self {
+    pub fn of(switch: &NicSwitch, policy: &Policy) -> Self {
         Self {
             version: VERSION,
             switch: switch.clone(),
+            policy: policy.clone(),
         }
     }
 
@@ -127,7 +131,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         assert_eq!(State::load(&path).unwrap(), None);
-        let state = State::of(&switch());
+        let state = State::of(&switch(), &Policy::default());
         state.save(&path).unwrap();
         state.save(&path).unwrap();
         assert_eq!(State::load(&path).unwrap(), Some(state));
@@ -139,7 +143,7 @@ mod tests {
     fn a_state_that_cannot_be_saved_leaves_no_older_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
-        let mut state = State::of(&switch());
+        let mut state = State::of(&switch(), &Policy::default());
         state.switch.vport_mut(0).unwrap().policy.trust = true;
         state.save(&path).unwrap();
         // In the way of the new file, as a full disk would be.
@@ -154,18 +158,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // In the way of a neighbour called `pf.new`.
         std::fs::create_dir(dir.path().join("pf.new")).unwrap();
-        State::of(&switch()).save(&dir.path().join("pf.0")).unwrap();
+        State::of(&switch(), &Policy::default())
+            .save(&dir.path().join("pf.0"))
+            .unwrap();
     }
 
     #[test]
     fn a_damaged_file_is_no_state() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
-        State::of(&switch()).save(&path).unwrap();
+        State::of(&switch(), &Policy::default())
+            .save(&path)
+            .unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         for damage in [
             text[..text.len() / 2].to_owned(),
-            text.replace("\"version\": 1", "\"version\": 2"),
+            text.replace("\"version\": 2", "\"version\": 1"),
             text.replace("\"vid\": 7", "\"vid\": 4095"),
             text.replace("02:00:00:00:09:09", "01:00:00:00:09:09"),
             String::new(),

@@ -390,6 +390,79 @@ fn a_pf_driver_that_comes_back_adopts_the_vfs_and_disturbs_none() {
 }
 
 #[test]
+fn an_address_that_the_administrator_sets_is_the_only_one() {
+    let card = card();
+    let mut driver = probe(&card, options(r#"{"vfs": {"1": {"trust": true}}}"#));
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    for n in 0..2 {
+        let mut vf = vf(&card, n);
+        let extra = VfRequest::AddMac([2, 0, 0, 0, 9, n]);
+        assert_eq!(vf.request(&extra).unwrap(), Status::Ok);
+        let number = u16::from(n);
+        let now = pf.run(move |pf| {
+            pf.set_vf_mac(number, MacAddress([2, 0, 0, 0, 8, n]))
+                .unwrap();
+            pf.get_vf_config(number).unwrap()
+        });
+        assert_eq!(now.extra_macs.len(), usize::from(now.trust), "VF {n}");
+    }
+    pf.finish().remove();
+}
+
+#[test]
+fn an_adopted_vf_is_under_the_policy_file_as_it_is_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.json");
+    let card = card();
+    let under = |policy: &str| PfOptions {
+        policy: Policy::parse(policy).unwrap(),
+        ..stateful(&state)
+    };
+    let mut driver = probe(
+        &card,
+        under(r#"{"vfs": {"0": {"trust": true, "max_tx_rate": 100}}}"#),
+    );
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    let all = VfRequest::SetPromisc {
+        unicast: true,
+        multicast: true,
+    };
+    for request in [
+        all,
+        VfRequest::AddVlan(5),
+        VfRequest::AddVlan(6),
+        VfRequest::AddMac([2, 0, 0, 0, 9, 9]),
+    ] {
+        assert_eq!(a.request(&request).unwrap(), Status::Ok, "{request:?}");
+    }
+    assert_eq!(b.request(&VfRequest::AddVlan(5)).unwrap(), Status::Ok);
+    pf.run(|pf| pf.set_vf_trust(1, true)).unwrap();
+    let sibling = pf.run(|pf| pf.get_vf_config(1).unwrap());
+    drop(pf.finish());
+
+    let driver = probe(
+        &card,
+        under(r#"{"vfs": {"0": {"allowed_vlans": [6], "max_mac_filters": 0}}}"#),
+    );
+    assert!(driver.adopted());
+    let now = driver.get_vf_config(0).unwrap();
+    assert!(!now.trust && !now.promisc_unicast && now.promisc_multicast);
+    assert_eq!((now.vlans, now.max_tx_rate), (vec![6], 0));
+    assert!(now.extra_macs.is_empty());
+    assert_eq!(
+        driver.get_vf_config(1).unwrap(),
+        sibling,
+        "the file says nothing new of this one"
+    );
+    let pf = Running::start(driver);
+    assert_eq!(a.request(&all).unwrap(), Status::Denied);
+    pf.finish().remove();
+}
+
+#[test]
 fn a_pf_reset_is_seen_by_the_vfs_which_begin_anew() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state.json");

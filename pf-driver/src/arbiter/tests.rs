@@ -620,7 +620,7 @@ proptest! {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
-        crate::state::State::of(&arbiter.switch).save(&path).unwrap();
+        crate::state::State::of(&arbiter.switch, &Default::default()).save(&path).unwrap();
         let loaded = crate::state::State::load(&path).unwrap().unwrap().switch;
         prop_assert_eq!(Image::of(&loaded), Image::of(&arbiter.switch));
         prop_assert_eq!(loaded, arbiter.switch);
