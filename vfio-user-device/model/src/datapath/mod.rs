@@ -21,11 +21,11 @@ use crate::config::Config;
 use crate::drops::DropReason;
 use crate::effects::FunctionSet;
 use crate::events::{Direction, Events, Halt, HaltReason, Port, Ring as Kind, size_class};
-use crate::host::DataHost;
+use crate::host::{DataHost, FaultCause};
 use frame::Frame;
 use ring::{Place, State};
-use rx::RxQueue;
-use transmit::Scratch;
+use rx::{Refusal, RxQueue};
+use transmit::{RETRY_NS, Scratch, fault_of};
 use tx::TxQueue;
 
 /// What a round of [`DataPath::run`] did.
@@ -35,8 +35,15 @@ pub struct Progress {
     pub more: bool,
     /// Frames taken from transmit rings.
     pub frames: u32,
-    /// Queues wait for their rate limit: there is more to do at this time.
+    /// Queues wait for their rate limit, or for DMA that was cancelled: there is more to do at this
+    /// time.
     pub deadline_ns: Option<u64>,
+}
+
+impl Progress {
+    fn look_again(&mut self, when: u64) {
+        self.deadline_ns = Some(self.deadline_ns.unwrap_or(when).min(when));
+    }
 }
 
 /// The card's data path.
@@ -173,7 +180,7 @@ impl DataPath {
         }
     }
 
-    /// It is `now_ns`, on the clock of [`crate::Control::advance`]. Only rate limits use it.
+    /// It is `now_ns`, on the clock of [`crate::Control::advance`]. Only rate limits and retries use it.
     pub fn advance(&mut self, now_ns: u64) {
         self.now = self.now.max(now_ns);
     }
@@ -184,6 +191,11 @@ impl DataPath {
         self.begin(events);
         let mut progress = Progress::default();
         let count = QUEUE_COUNT as usize;
+        for queue in 0..QUEUE_COUNT {
+            if self.rx[queue as usize].is_owing() {
+                self.pay_rx(queue, &mut progress, host, events);
+            }
+        }
         for n in 0..count {
             let queue = (self.next + n) % count;
             if self.tx[queue].ring.state == State::Running {
@@ -200,6 +212,36 @@ impl DataPath {
         events.begin(self.config.version());
         for halt in self.halts.drain(..) {
             events.halt(halt);
+        }
+    }
+
+    /// Tell the owner of a receive queue of frames of which it could not be told at first.
+    fn pay_rx(
+        &mut self,
+        queue: u32,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) {
+        let Some((function, own)) = self.config.queue_owner(queue) else {
+            return;
+        };
+        let place = Place {
+            function,
+            queue: own,
+        };
+        match self.rx[queue as usize].pay(place, host) {
+            Ok(()) => events.cause(Kind::Rx, queue as u8),
+            Err(Refusal::Fault {
+                iova,
+                len,
+                write,
+                fault,
+            }) if fault.cause != FaultCause::Cancelled => {
+                events.fault(fault_of(place, Kind::Rx, iova, len, write, fault));
+                events.halt(halt(place, Kind::Rx, HaltReason::Fault));
+            }
+            Err(_) => progress.look_again(self.now.saturating_add(RETRY_NS)),
         }
     }
 

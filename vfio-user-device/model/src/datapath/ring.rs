@@ -176,9 +176,14 @@ impl Ring {
         self.base + u64::from(index) * descriptor::SIZE as u64
     }
 
+    /// The head after `descriptors` more, which are at most `count`.
+    pub(super) fn ahead(&self, descriptors: u32) -> u32 {
+        (self.head + descriptors) % self.count.max(1)
+    }
+
     /// The head goes on by `descriptors`, which are at most `count`.
     pub(super) fn advance(&mut self, descriptors: u32) {
-        self.head = (self.head + descriptors) % self.count.max(1);
+        self.head = self.ahead(descriptors);
     }
 
     /// Read `raw.len()` descriptors from the one `ahead` of the head on; `raw.len()` is at most

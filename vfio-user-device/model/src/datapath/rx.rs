@@ -12,7 +12,7 @@ use super::frame::Frame;
 use super::ring::{Look, Place, Ring, State};
 use crate::drops::DropReason;
 use crate::events::{HaltReason, Ring as Kind};
-use crate::host::{CopyFault, DataHost, DmaFault};
+use crate::host::{CopyFault, DataHost, DmaFault, FaultCause};
 
 /// Descriptors fetched at once.
 const FETCH: usize = 32;
@@ -33,6 +33,9 @@ pub(super) struct RxQueue {
     drop_enable: bool,
     /// Descriptors from the head on that have been fetched.
     fetched: Vec<Raw>,
+    /// Write-backs of received frames that were cancelled: where, and the two words. The first was
+    /// left out where it is not written.
+    owed: Vec<(u64, Option<u64>, u64)>,
     /// The round in which the page was looked at last.
     round: u64,
     /// The head in the page is not the ring's.
@@ -101,6 +104,7 @@ impl RxQueue {
         let look = self.ring.look(Kind::Rx, place, permitted, host);
         if self.ring.state != State::Running || look == Look::Latched {
             self.fetched.clear();
+            self.owed.clear();
         }
         match look {
             Look::Same => None,
@@ -140,6 +144,8 @@ impl RxQueue {
         }
         let result = self.put(frame, receiver, local, host);
         match result {
+            // The client had the card wait for something else: the frame is lost, the queue is not.
+            Err(Refusal::Fault { fault, .. }) if fault.cause == FaultCause::Cancelled => {}
             Err(Refusal::Fault { .. }) => {
                 self.stop();
                 halt = Some(HaltReason::Fault);
@@ -157,6 +163,31 @@ impl RxQueue {
     fn stop(&mut self) {
         self.ring.halt();
         self.fetched.clear();
+        self.owed.clear();
+    }
+
+    /// Whether software has not been told of all frames yet.
+    pub(super) fn is_owing(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// Do the write-backs that were cancelled. A fault of another kind stops the queue.
+    pub(super) fn pay(&mut self, place: Place, host: &mut dyn DataHost) -> Result<(), Refusal> {
+        let mut done = 0;
+        let mut result = Ok(());
+        for &owed in &self.owed {
+            result = store(place, owed, host);
+            if result.is_err() {
+                break;
+            }
+            done += 1;
+        }
+        self.owed.drain(..done);
+        if matches!(result, Err(Refusal::Fault { fault, .. }) if fault.cause != FaultCause::Cancelled)
+        {
+            self.stop();
+        }
+        result
     }
 
     fn put(
@@ -184,6 +215,10 @@ impl RxQueue {
         if needed > FRAME_DESCRIPTORS {
             return Err(DropReason::TooManyDescriptors.into());
         }
+        if self.is_owing() {
+            // Frames are told of in their order.
+            return Err(DropReason::RxFault.into());
+        }
         self.refill(needed, receiver, host)?;
 
         for n in 0..needed {
@@ -199,7 +234,21 @@ impl RxQueue {
             } else {
                 self.buffer
             };
-            self.write_back(n, len as u16, last, stripped, receiver, host)?;
+            let entry = self.write_back(n, len as u16, last, stripped, receiver);
+            // A write that was cancelled may have happened all the same, so the frame cannot be taken
+            // back; writing the same once more does no harm.
+            let stored = if self.owed.is_empty() {
+                store(receiver.place, entry, host)
+            } else {
+                self.owed.push(entry);
+                continue;
+            };
+            match stored {
+                Err(Refusal::Fault { fault, .. }) if fault.cause == FaultCause::Cancelled => {
+                    self.owed.push(entry);
+                }
+                stored => stored?,
+            }
         }
         self.fetched.drain(..needed);
         self.ring.advance(needed as u32);
@@ -299,7 +348,7 @@ impl RxQueue {
         Ok(())
     }
 
-    /// Tell software of a descriptor: the word with DD last, as one release store.
+    /// What software is told of a descriptor.
     fn write_back(
         &self,
         n: usize,
@@ -307,8 +356,7 @@ impl RxQueue {
         last: bool,
         stripped: Option<VlanTag>,
         receiver: &Receiver,
-        host: &mut dyn DataHost,
-    ) -> Result<(), Refusal> {
+    ) -> (u64, Option<u64>, u64) {
         let tag = stripped.filter(|_| last);
         let [low, high] = if self.legacy {
             let mut status = LegacyRxStatus::DD;
@@ -326,21 +374,29 @@ impl RxQueue {
                 .with_vlan_tag(tag.unwrap_or_default().0)
                 .raw()
         };
-        let function = receiver.place.function;
         let iova = self.ring.iova(n as u32);
-        let fault = |fault| Refusal::Fault {
-            iova,
-            len: descriptor::SIZE as u64,
-            write: true,
-            fault,
-        };
-        if !self.legacy {
-            host.dma_write(function, iova, &low.to_le_bytes())
-                .map_err(fault)?;
-        }
-        host.dma_store_release(function, iova + STATUS_WORD as u64, high)
-            .map_err(fault)
+        (iova, (!self.legacy).then_some(low), high)
     }
+}
+
+/// Write a descriptor back: the word with DD last, as one release store.
+fn store(
+    place: Place,
+    (iova, low, high): (u64, Option<u64>, u64),
+    host: &mut dyn DataHost,
+) -> Result<(), Refusal> {
+    let fault = |fault| Refusal::Fault {
+        iova,
+        len: descriptor::SIZE as u64,
+        write: true,
+        fault,
+    };
+    if let Some(low) = low {
+        host.dma_write(place.function, iova, &low.to_le_bytes())
+            .map_err(fault)?;
+    }
+    host.dma_store_release(place.function, iova + STATUS_WORD as u64, high)
+        .map_err(fault)
 }
 
 const _: () = assert!(FETCH <= FRAME_DESCRIPTORS);

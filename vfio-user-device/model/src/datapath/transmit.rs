@@ -19,12 +19,15 @@ use crate::drops::DropReason;
 use crate::events::{
     Direction, Events, Fault, HaltReason, Port, PortEvents, Ring as Kind, size_class,
 };
-use crate::host::{DataHost, DmaFault};
+use crate::host::{DataHost, DmaFault, FaultCause};
 
 /// Frames taken from a queue before the next queue has its turn.
 const BURST: u32 = 32;
 /// Times that a queue's descriptors are fetched in one turn.
 const FETCHES: u32 = 4;
+/// When DMA that was cancelled is tried again. A client cancels it by accident when it has the card
+/// wait for what its own access asked for, and that passes soon.
+pub(super) const RETRY_NS: u64 = 1_000_000;
 /// Preamble and gap, which count against a rate limit.
 const WIRE_OVERHEAD: usize = 20;
 
@@ -105,9 +108,15 @@ impl DataPath {
 
         'burst: while frames < BURST && fetches < FETCHES {
             fetches += 1;
+            match self.tx[at].pay(place, host) {
+                Ok(reported) => completed |= reported,
+                Err((iova, len, fault)) => {
+                    self.tx_fault(at, place, (iova, len, true), fault, progress, events);
+                    break;
+                }
+            }
             if let Err(when) = self.tx[at].may_send(rate, self.now) {
-                let first = progress.deadline_ns.unwrap_or(when).min(when);
-                progress.deadline_ns = Some(first);
+                progress.look_again(when);
                 break;
             }
             let Some(available) = self.tx[at].ring.available(Kind::Tx, place, host) else {
@@ -120,7 +129,7 @@ impl DataPath {
             let mut raw = [[0; descriptor::SIZE]; FRAME_DESCRIPTORS];
             let raw = &mut raw[..(available as usize).min(FRAME_DESCRIPTORS)];
             if let Err((iova, len, fault)) = self.tx[at].ring.fetch(place, 0, raw, host) {
-                self.tx_fault(at, place, iova, len, false, fault, events);
+                self.tx_fault(at, place, (iova, len, false), fault, progress, events);
                 break;
             }
             let mut done = 0;
@@ -151,6 +160,7 @@ impl DataPath {
                     self.tx[at].spend(request.len + FCS_LENGTH + WIRE_OVERHEAD);
                 }
                 self.scratch.request = request;
+                let mut cancelled = false;
                 match outcome {
                     Ok(()) => {}
                     Err(Unsent::Drop(reason)) => {
@@ -161,16 +171,29 @@ impl DataPath {
                     }
                     Err(Unsent::Fault { iova, len, fault }) => {
                         events.drop_frame(Port::Function(function), DropReason::TxFault);
-                        self.tx_fault(at, place, iova, len, false, fault, events);
+                        events.fault(fault_of(place, Kind::Tx, iova, len, false, fault));
+                        if fault.cause != FaultCause::Cancelled {
+                            self.stop_tx(at, place, HaltReason::Fault, events);
+                            break 'burst;
+                        }
+                        // The frame is lost, its queue is not.
+                        cancelled = true;
+                    }
+                }
+                let taken_raw = &raw[done..done + taken];
+                match self.tx[at].complete(place, taken_raw, host) {
+                    Ok(reported) => completed |= reported,
+                    Err((iova, len, fault)) => {
+                        if fault.cause == FaultCause::Cancelled {
+                            self.tx[at].owe(taken_raw);
+                        }
+                        self.tx_fault(at, place, (iova, len, true), fault, progress, events);
                         break 'burst;
                     }
                 }
-                match self.tx[at].complete(place, &raw[done..done + taken], host) {
-                    Ok(reported) => completed |= reported,
-                    Err((iova, len, fault)) => {
-                        self.tx_fault(at, place, iova, len, true, fault, events);
-                        break 'burst;
-                    }
+                if cancelled {
+                    self.retry_tx(at, progress);
+                    break 'burst;
                 }
                 done += taken;
                 if self.tx[at].may_send(rate, self.now).is_err() {
@@ -194,19 +217,28 @@ impl DataPath {
         events.halt(halt(place, Kind::Tx, reason));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a fault")]
+    /// A queue's own DMA failed: of descriptors, not of frames. One that was cancelled is tried
+    /// again.
     fn tx_fault(
         &mut self,
         at: usize,
         place: Place,
-        iova: u64,
-        len: u64,
-        write: bool,
+        (iova, len, write): (u64, u64, bool),
         fault: DmaFault,
+        progress: &mut Progress,
         events: &mut Events,
     ) {
+        if fault.cause == FaultCause::Cancelled {
+            return self.retry_tx(at, progress);
+        }
         events.fault(fault_of(place, Kind::Tx, iova, len, write, fault));
         self.stop_tx(at, place, HaltReason::Fault, events);
+    }
+
+    fn retry_tx(&mut self, at: usize, progress: &mut Progress) {
+        let when = self.now.saturating_add(RETRY_NS);
+        self.tx[at].wait_until(when);
+        progress.look_again(when);
     }
 
     /// Send one frame.
@@ -380,6 +412,9 @@ impl DataPath {
                 default_buffer: config.default_buffer,
                 vlan_ethertype: config.vlan_ethertype,
             };
+            if self.rx[queue as usize].is_owing() {
+                self.pay_rx(queue, &mut Progress::default(), host, events);
+            }
             let (halted, result) = self.rx[queue as usize].receive(
                 frame,
                 &receiver,
@@ -393,7 +428,10 @@ impl DataPath {
             match result {
                 Ok(()) => {
                     count_rx(events.port_mut(port), frame, sender.is_some());
-                    events.cause(Kind::Rx, queue as u8);
+                    // Software that is not told yet has its interrupt when it is.
+                    if !self.rx[queue as usize].is_owing() {
+                        events.cause(Kind::Rx, queue as u8);
+                    }
                     let tag = frame.tag.filter(|_| !receiver.strip);
                     let delivered = Frame { tag, ..*frame };
                     self.show(
@@ -527,7 +565,14 @@ fn count_rx(port: &mut PortEvents, frame: &Frame<'_>, loopback: bool) {
     }
 }
 
-fn fault_of(place: Place, ring: Kind, iova: u64, len: u64, write: bool, fault: DmaFault) -> Fault {
+pub(super) fn fault_of(
+    place: Place,
+    ring: Kind,
+    iova: u64,
+    len: u64,
+    write: bool,
+    fault: DmaFault,
+) -> Fault {
     Fault {
         function: place.function,
         queue: place.queue as u8,

@@ -11,7 +11,7 @@ use super::frame::Segment;
 use super::ring::{Look, Place, Ring};
 use crate::drops::DropReason;
 use crate::events::{HaltReason, Ring as Kind};
-use crate::host::{DataHost, DmaFault};
+use crate::host::{DataHost, DmaFault, FaultCause};
 
 /// Descriptors that one frame may take, its context included.
 pub(super) const FRAME_DESCRIPTORS: usize = 64;
@@ -39,6 +39,8 @@ pub(super) struct TxQueue {
     incomplete: u32,
     /// The rate limit lets the queue go on at this time.
     not_before: u64,
+    /// The descriptors at the head, if they have been dealt with and software could not be told yet.
+    owed: Vec<[u8; descriptor::SIZE]>,
 }
 
 /// Credit of a limited queue.
@@ -103,6 +105,9 @@ impl TxQueue {
             Look::Latched => {
                 self.contexts = Default::default();
                 self.discarding = false;
+                self.incomplete = 0;
+                self.not_before = 0;
+                self.owed.clear();
                 let low = Value::<TDWBAL>::from_raw(place.load(host, QueueRegister::TDWBAL));
                 let high = place.load(host, QueueRegister::TDWBAH);
                 self.head_write_back = low
@@ -216,8 +221,37 @@ impl TxQueue {
         }
     }
 
+    /// Software has to be told of these descriptors at the head before anything else: telling it was
+    /// cancelled.
+    pub(super) fn owe(&mut self, raw: &[[u8; descriptor::SIZE]]) {
+        self.owed.clear();
+        self.owed.extend_from_slice(raw);
+    }
+
+    /// Tell software what it is owed, if anything. `true` if it had asked.
+    pub(super) fn pay(
+        &mut self,
+        place: Place,
+        host: &mut dyn DataHost,
+    ) -> Result<bool, (u64, u64, DmaFault)> {
+        if self.owed.is_empty() {
+            return Ok(false);
+        }
+        let owed = std::mem::take(&mut self.owed);
+        let result = self.complete(place, &owed, host);
+        if matches!(result, Err((_, _, fault)) if fault.cause == FaultCause::Cancelled) {
+            self.owed = owed;
+        }
+        result
+    }
+
+    /// Nothing can be done before `when`.
+    pub(super) fn wait_until(&mut self, when: u64) {
+        self.not_before = when;
+    }
+
     /// Tell software of `raw`, the descriptors at the head, where they ask for it, and pass over
-    /// them. `true` if one asked.
+    /// them. `true` if one asked. After an error the head is where it was.
     pub(super) fn complete(
         &mut self,
         place: Place,
@@ -243,12 +277,13 @@ impl TxQueue {
             host.dma_store_release(place.function, iova, done)
                 .map_err(|fault| (iova, size_of::<u64>() as u64, fault))?;
         }
-        self.ring.advance(raw.len() as u32);
+        let taken = raw.len() as u32;
         if let Some(iova) = self.head_write_back.filter(|_| reported) {
-            let head = self.ring.head.to_le_bytes();
+            let head = self.ring.ahead(taken).to_le_bytes();
             host.dma_write(place.function, iova, &head)
                 .map_err(|fault| (iova, head.len() as u64, fault))?;
         }
+        self.ring.advance(taken);
         Ok(reported)
     }
 

@@ -1,6 +1,7 @@
 //! The whole card in a world of plain memory.
 
 mod access;
+mod cancelled;
 mod config_space;
 mod determinism;
 mod forwarding;

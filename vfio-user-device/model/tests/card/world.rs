@@ -25,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) reads: Vec<(FunctionId, u64, usize)>,
     /// DMA of these functions fails.
     pub(crate) broken: FunctionSet,
+    /// After so many accesses of this function's memory, one is cancelled.
+    pub(crate) cancel: Option<(FunctionId, usize)>,
 }
 
 impl Default for Host {
@@ -38,13 +40,14 @@ impl Default for Host {
             capture: None,
             reads: Vec::new(),
             broken: FunctionSet::EMPTY,
+            cancel: None,
         }
     }
 }
 
 impl Host {
     fn range(
-        &self,
+        &mut self,
         f: FunctionId,
         iova: u64,
         len: usize,
@@ -52,6 +55,14 @@ impl Host {
         let fault = |cause| Err(DmaFault { cause });
         if self.broken.contains(f) {
             return fault(FaultCause::Io);
+        }
+        match &mut self.cancel {
+            Some((whose, 0)) if *whose == f => {
+                self.cancel = None;
+                return fault(FaultCause::Cancelled);
+            }
+            Some((whose, left)) if *whose == f => *left -= 1,
+            _ => {}
         }
         match usize::try_from(iova) {
             Ok(at) if at < MEMORY && at + len <= MEMORY => Ok(at..at + len),
