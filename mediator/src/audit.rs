@@ -273,7 +273,7 @@ fn now() -> f64 {
 
 fn write_all(shared: &Shared, out: &mut dyn Write) {
     let mut lost = 0;
-    let mut failing = false;
+    let (mut failing, mut torn) = (false, false);
     loop {
         let (records, closed) = {
             let mut queue = shared.lock();
@@ -287,20 +287,39 @@ fn write_all(shared: &Shared, out: &mut dyn Write) {
             (std::mem::take(&mut queue.waiting), queue.closed)
         };
         let mut text = Vec::new();
-        let count = records.len() as u64;
+        let dropped = u64::from(lost > 0);
         if lost > 0 {
             push_line(&mut text, now(), &Event::Dropped { records: lost });
         }
         for (time, event) in &records {
             push_line(&mut text, *time, event);
         }
-        match out.write_all(&text).and_then(|()| out.flush()) {
+        let (done, result) = if torn {
+            // A disk that fills up takes half a line; the next one is whole again.
+            match out.write_all(b"\n") {
+                Ok(()) => write_counted(out, &text),
+                Err(error) => (0, Err(error)),
+            }
+        } else {
+            write_counted(out, &text)
+        };
+        if let Some(last) = text[..done].last() {
+            torn = *last != b'\n';
+        }
+        match result.and_then(|()| out.flush()) {
             Ok(()) => {
                 lost = 0;
                 failing = false;
             }
             Err(error) => {
-                lost += count;
+                let lines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count() as u64;
+                let unwritten = lines(&text[done..]);
+                if dropped == 1 && unwritten < lines(&text) {
+                    // That some were lost is said; these come on top.
+                    lost = unwritten;
+                } else {
+                    lost += unwritten - dropped;
+                }
                 if !std::mem::replace(&mut failing, true) {
                     log::error!("cannot write the audit log: {error}; records are being dropped");
                 }
@@ -310,6 +329,20 @@ fn write_all(shared: &Shared, out: &mut dyn Write) {
             return;
         }
     }
+}
+
+/// As `write_all`, and how many bytes were written.
+fn write_counted(out: &mut dyn Write, text: &[u8]) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while done < text.len() {
+        match out.write(&text[done..]) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Err(error)),
+        }
+    }
+    (done, Ok(()))
 }
 
 fn push_line(text: &mut Vec<u8>, time: f64, event: &Event) {
@@ -379,6 +412,68 @@ mod tests {
             (&"attach".into(), &1.into()),
             "{text}"
         );
+    }
+
+    /// A disk with room for so many bytes.
+    struct Room {
+        written: Arc<Mutex<Vec<u8>>>,
+        room: Arc<Mutex<usize>>,
+        failed: mpsc::Sender<()>,
+    }
+
+    impl Write for Room {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock().unwrap();
+            let count = data.len().min(*room);
+            if count == 0 {
+                let _ = self.failed.send(());
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *room -= count;
+            self.written
+                .lock()
+                .unwrap()
+                .extend_from_slice(&data[..count]);
+            Ok(count)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn half_a_record_on_a_full_disk_spoils_no_other() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let room = Arc::new(Mutex::new(10));
+        let (failed, fails) = mpsc::channel();
+        let audit = Audit::to_writer(Room {
+            written: Arc::clone(&written),
+            room: Arc::clone(&room),
+            failed,
+        })
+        .unwrap();
+        audit.record(Event::PfConnected);
+        fails.recv().unwrap();
+        audit.record(Event::PfConnected);
+        fails.recv().unwrap();
+        *room.lock().unwrap() = usize::MAX;
+        audit.record(Event::Attach {
+            slot: 1,
+            generation: 2,
+        });
+        drop(audit);
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(
+            (&lines[0]["event"], &lines[0]["records"]),
+            (&"dropped".into(), &2.into()),
+            "{text}"
+        );
+        assert_eq!(lines[1]["event"], "attach", "{text}");
     }
 
     #[test]
