@@ -8,7 +8,7 @@
 //!
 //! What cannot be done is answered `{"ok": false, "error": "..."}`.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,9 @@ const MOST_LINE: u64 = 4096;
 const MOST_CLIENTS: usize = 16;
 /// How long a guest may take to let go if the caller does not say: as Hyper-V has it.
 pub const EJECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a mediator may take beyond what a guest may: longer than it waits for the card itself.
+const MOST_WAIT: Duration = Duration::from_secs(20);
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,14 @@ pub enum ControlError {
     /// The connection broke.
     #[error("the mediator closed the control connection without an answer; did it stop?")]
     Closed(#[source] io::Error),
+    /// It hangs.
+    #[error(
+        "the mediator at {path} does not answer: is it stopped (SIGCONT), or its machine overloaded?"
+    )]
+    Silent {
+        /// Where.
+        path: PathBuf,
+    },
     /// The answer makes no sense.
     #[error("the mediator's answer is not understood: are both of the same version?")]
     Answer(#[source] serde_json::Error),
@@ -98,13 +109,29 @@ pub fn ask(path: &Path, request: ControlRequest) -> Result<ControlAnswer, Contro
         path: path.into(),
         source,
     })?;
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => ControlError::Silent { path: path.into() },
+        _ => ControlError::Closed(error),
+    };
+    // The answer comes when the slot is absent: the guest's time, and the card's.
+    let patience = match request {
+        ControlRequest::Eject { timeout_ms, .. } => {
+            timeout_ms.map_or(EJECT_TIMEOUT, Duration::from_millis)
+        }
+        _ => Duration::ZERO,
+    };
+    let patience = patience.saturating_add(MOST_WAIT);
+    stream
+        .set_read_timeout(Some(patience))
+        .and_then(|()| stream.set_write_timeout(Some(patience)))
+        .map_err(failed)?;
     let mut line = serde_json::to_vec(&request).map_err(ControlError::Answer)?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(ControlError::Closed)?;
+    stream.write_all(&line).map_err(failed)?;
     let mut answer = String::new();
     BufReader::new(stream)
         .read_line(&mut answer)
-        .map_err(ControlError::Closed)?;
+        .map_err(failed)?;
     if answer.is_empty() {
         return Err(ControlError::Closed(io::ErrorKind::UnexpectedEof.into()));
     }
