@@ -515,6 +515,14 @@ impl Slot {
             },
         };
         self.core.pf.send(message);
+        if matches!(leave, Leave::CardLost | Leave::ResetFailed) {
+            // Nobody wanted that: the PF driver offers the VF again, if it still has it, until the
+            // card has recovered.
+            self.core.pf.send(ToPf::Rejected {
+                vf: self.vf,
+                status: Status::TimedOut,
+            });
+        }
         self.core.changes.announce();
     }
 }

@@ -372,6 +372,14 @@ fn a_reset_that_does_not_complete_takes_the_vf_away() {
             graceful: false
         }
     );
+    // It is not gone for good: the PF driver is to offer it again.
+    assert_eq!(
+        pf.receive(),
+        Some(ToPf::Rejected {
+            vf: 0,
+            status: Status::TimedOut
+        })
+    );
     pf.offer(1);
     assert!(
         mediator.wait_for_device(1, SOON).is_some(),
