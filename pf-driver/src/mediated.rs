@@ -180,8 +180,15 @@ impl PfDriver {
                 self.note_generation(vf, generation, true)?;
             }
             ToPf::Request(request) => {
-                let reply = self.answer(&request)?;
+                let answered = self.answer(&request);
+                // Also when the card fails: one that is never answered counts against its VF for
+                // good.
+                let reply = match &answered {
+                    Ok(reply) => *reply,
+                    Err(_) => Reply::to(&request, Status::TimedOut, ReplyBody::Empty),
+                };
                 self.send(&FromPf::Reply(reply));
+                answered?;
             }
             ToPf::Expired { vf, generation, id } => self.handle_expired(vf, generation, id)?,
             ToPf::Ejected { vf, graceful } => {
@@ -310,7 +317,11 @@ impl PfDriver {
             }
         };
         if self.arbiter.switch != before {
-            self.commit()?;
+            if let Err(error) = self.commit() {
+                // The VF is not told that it was granted; the next commit undoes what was written.
+                self.arbiter.switch = before;
+                return Err(error);
+            }
             if let Some(on_bus) = self.on_bus(request.vf) {
                 on_bus.last = Some((request.id, Box::new(before)));
             }
