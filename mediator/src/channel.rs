@@ -267,10 +267,12 @@ impl Channel {
 
     /// The PF driver answers. An answer that nothing waits for is dropped.
     pub fn reply(&mut self, reply: &Reply, now: u64, host: &mut dyn Host) {
-        self.unanswered.retain(|id| *id != reply.id);
-        let matching = (reply.generation == self.generation)
-            .then(|| self.outstanding.iter().position(|o| o.id == reply.id))
-            .flatten();
+        let waiting = self.outstanding.iter().position(|o| o.id == reply.id);
+        let matching = waiting.filter(|_| reply.generation == self.generation);
+        // An answer in the name of another generation is none: the request still counts.
+        if waiting.is_none() || matching.is_some() {
+            self.unanswered.retain(|id| *id != reply.id);
+        }
         let Some(n) = matching else {
             return host.record(Event::StaleReply {
                 slot: self.vf,
