@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use igb::FunctionId;
 use igb_model::CardRegion;
+use iommu::address_space::InspectedWindow;
 use nix::errno::Errno;
 use vfio_user::device::{Device, DmaClient, DmaWindow, Irq, IrqAction, Region, RegionFlags};
 
 use crate::card::{Card, CardState};
-use crate::interrupts::Followup;
+use crate::interrupts::{Change, Followup};
 use crate::lock;
 use crate::view::View;
 
@@ -100,12 +101,14 @@ impl Device for CardFunction {
     }
 
     fn dma_map(&self, window: DmaWindow) -> Result<(), Errno> {
+        // Before the lock: a descriptor of somebody else's may take any time.
+        let window = InspectedWindow::of(window)?;
         let view = self.view();
         let _tenancy = lock(&view.tenancy);
         if !self.is_alive() {
             return Err(Errno::ENODEV);
         }
-        view.space.map(window)
+        view.space.map_inspected(window)
     }
 
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), Errno> {
@@ -126,13 +129,15 @@ impl Device for CardFunction {
     }
 
     fn set_irqs(&self, index: u32, start: u32, action: IrqAction) -> Result<(), Errno> {
+        // Before the lock, likewise.
+        let change = Change::try_from(action)?;
         let view = self.view();
         let followup = {
             let _tenancy = lock(&view.tenancy);
             if !self.is_alive() {
                 return Err(Errno::ENODEV);
             }
-            view.interrupts.set(index, start, action)?
+            view.interrupts.set(index, start, change)?
         };
         match followup {
             Followup::None => {}

@@ -22,6 +22,39 @@ pub(crate) enum Followup {
     Resample,
 }
 
+/// What a client asks for, its descriptors looked at. To close one that is no eventfd may take for
+/// ever, so that is done before any lock is taken that others wait for.
+pub(crate) enum Change {
+    Listeners(Vec<Option<Arc<EventFd>>>),
+    Disable,
+    Trigger(Vec<bool>),
+    Mask(Vec<bool>),
+    Unmask(Vec<bool>),
+    Resample(Option<Arc<EventFd>>),
+}
+
+impl TryFrom<IrqAction> for Change {
+    type Error = Errno;
+
+    fn try_from(action: IrqAction) -> Result<Self, Errno> {
+        Ok(match action {
+            // All or nothing: every descriptor is looked at before any is taken.
+            IrqAction::SetEventfds(fds) => Change::Listeners(
+                fds.into_iter()
+                    .map(|fd| fd.map(listener).transpose())
+                    .collect::<Result<_, _>>()?,
+            ),
+            IrqAction::Disable => Change::Disable,
+            IrqAction::Trigger(which) => Change::Trigger(which),
+            IrqAction::Mask(which) => Change::Mask(which),
+            IrqAction::Unmask(which) => Change::Unmask(which),
+            IrqAction::SetUnmaskEventfd(fd) => Change::Resample(fd.map(listener).transpose()?),
+            // As in the kernel: there is none for masking.
+            IrqAction::SetMaskEventfd(_) => return Err(Errno::ENOTTY),
+        })
+    }
+}
+
 #[derive(Default)]
 struct Vector {
     listener: Option<Arc<EventFd>>,
@@ -132,28 +165,23 @@ impl Interrupts {
     }
 
     /// Change vectors of an index from `start` on.
-    pub(crate) fn set(&self, index: u32, start: u32, action: IrqAction) -> Result<Followup, Errno> {
+    pub(crate) fn set(&self, index: u32, start: u32, change: Change) -> Result<Followup, Errno> {
         let start = start as usize;
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        match action {
-            IrqAction::SetEventfds(fds) => {
+        match change {
+            Change::Listeners(listeners) => {
                 let vectors = state.vectors(index).ok_or(Errno::EINVAL)?;
-                let end = start.checked_add(fds.len()).ok_or(Errno::EINVAL)?;
+                let end = start.checked_add(listeners.len()).ok_or(Errno::EINVAL)?;
                 let vectors = vectors.get_mut(start..end).ok_or(Errno::EINVAL)?;
-                // All or nothing: look at every descriptor before any is taken.
-                let listeners: Result<Vec<_>, Errno> = fds
-                    .into_iter()
-                    .map(|fd| fd.map(listener).transpose())
-                    .collect();
-                for (vector, listener) in vectors.iter_mut().zip(listeners?) {
+                for (vector, listener) in vectors.iter_mut().zip(listeners) {
                     vector.listener = listener;
                     if index == irq::INTX {
                         vector.masked = false;
                     }
                 }
             }
-            IrqAction::Disable => {
+            Change::Disable => {
                 for vector in state.vectors(index).ok_or(Errno::EINVAL)? {
                     *vector = Vector::default();
                 }
@@ -162,7 +190,7 @@ impl Interrupts {
                     return Ok(Followup::Resample);
                 }
             }
-            IrqAction::Trigger(which) => {
+            Change::Trigger(which) => {
                 for vector in Self::flagged(state, index, start, &which)? {
                     if let Some(listener) = &vector.listener {
                         listener.signal();
@@ -170,24 +198,22 @@ impl Interrupts {
                 }
                 return Ok(Followup::None);
             }
-            IrqAction::Mask(which) => {
+            Change::Mask(which) => {
                 for vector in Self::flagged(state, index, start, &which)? {
                     vector.masked = true;
                 }
             }
-            IrqAction::Unmask(which) => {
+            Change::Unmask(which) => {
                 for vector in Self::flagged(state, index, start, &which)? {
                     vector.masked = false;
                 }
             }
-            IrqAction::SetUnmaskEventfd(fd) if index == irq::INTX => {
-                state.resample = fd.map(listener).transpose()?;
+            Change::Resample(listener) if index == irq::INTX => {
+                state.resample = listener;
                 return Ok(Followup::Resample);
             }
-            // As in the kernel: only INTx has one, and there is none for masking.
-            IrqAction::SetUnmaskEventfd(_) | IrqAction::SetMaskEventfd(_) => {
-                return Err(Errno::ENOTTY);
-            }
+            // As in the kernel: only INTx has one.
+            Change::Resample(_) => return Err(Errno::ENOTTY),
         }
         match index {
             irq::INTX => {
@@ -275,8 +301,8 @@ mod tests {
         (event, other)
     }
 
-    fn assign(fd: OwnedFd) -> IrqAction {
-        IrqAction::SetEventfds(vec![Some(fd)])
+    fn assign(fd: OwnedFd) -> Change {
+        Change::try_from(IrqAction::SetEventfds(vec![Some(fd)])).expect("an eventfd")
     }
 
     #[test]
@@ -296,17 +322,17 @@ mod tests {
         );
         assert_eq!(event.take(), 1);
         interrupts
-            .set(irq::MSIX, 0, IrqAction::Mask(vec![false, true]))
+            .set(irq::MSIX, 0, Change::Mask(vec![false, true]))
             .expect("masked");
         assert!(!interrupts.signal(Signal::Msix(1)));
-        let unmask = IrqAction::Unmask(vec![false, true, false]);
+        let unmask = Change::Unmask(vec![false, true, false]);
         assert_eq!(
             interrupts.set(irq::MSIX, 0, unmask),
             Ok(Followup::RetryPending)
         );
         assert!(interrupts.signal(Signal::Msix(1)));
         interrupts
-            .set(irq::MSIX, 0, IrqAction::Disable)
+            .set(irq::MSIX, 0, Change::Disable)
             .expect("disabled");
         assert!(!interrupts.signal(Signal::Msix(1)));
     }
@@ -322,7 +348,7 @@ mod tests {
         interrupts.signal(Signal::Intx { asserted: true });
         assert_eq!(event.take(), 1, "masked by firing");
         interrupts
-            .set(irq::INTX, 0, IrqAction::Unmask(vec![true]))
+            .set(irq::INTX, 0, Change::Unmask(vec![true]))
             .expect("unmasked");
         assert_eq!(event.take(), 1, "still asserted");
         interrupts.signal(Signal::Intx { asserted: false });
@@ -353,12 +379,12 @@ mod tests {
         let (_, good) = pair();
         let file: OwnedFd = File::open("/proc/self/stat").expect("a file").into();
         let mixed = IrqAction::SetEventfds(vec![Some(good), Some(file)]);
-        assert_eq!(interrupts.set(irq::MSIX, 0, mixed), Err(Errno::EINVAL));
+        assert_eq!(Change::try_from(mixed).err(), Some(Errno::EINVAL));
         assert!(interrupts.signal(Signal::Msix(0)));
         assert_eq!(event.take(), 1, "the old listener is still there");
-        let none = IrqAction::SetEventfds(vec![None]);
+        let none = Change::Listeners(vec![None]);
         assert_eq!(interrupts.set(irq::MSIX, 10, none), Err(Errno::EINVAL));
-        assert_eq!(interrupts.set(9, 0, IrqAction::Disable), Err(Errno::EINVAL));
+        assert_eq!(interrupts.set(9, 0, Change::Disable), Err(Errno::EINVAL));
     }
 
     #[test]

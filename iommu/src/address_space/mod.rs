@@ -18,7 +18,7 @@ mod guard;
 mod messages;
 mod window;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
@@ -64,6 +64,72 @@ pub struct Usage {
     pub files: usize,
     /// Bytes mapped.
     pub bytes: u64,
+}
+
+/// A window that a client asks for, checked as far as that is possible without the other windows.
+///
+/// To look at a descriptor of somebody else's, and to close it, may take for ever: the file system
+/// may be a process of theirs, or the socket linger. So it is done before any lock is taken that others
+/// wait for; a file that is kept is one of this kernel's own.
+#[derive(Debug)]
+pub struct InspectedWindow {
+    iova: u64,
+    last: u64,
+    access: DmaAccess,
+    /// `None`: the client is asked by message.
+    file: Option<InspectedFile>,
+}
+
+#[derive(Debug)]
+struct InspectedFile {
+    file: OwnedFd,
+    offset: u64,
+    inspection: Inspection,
+    key: window::Key,
+}
+
+impl InspectedWindow {
+    /// Inspect a window.
+    ///
+    /// # Errors
+    /// `EINVAL`: size 0, wraps, no access at all, touches the MSI window, or beyond the file's end;
+    /// `EACCES`: the file does not permit the access.
+    pub fn of(window: DmaWindow) -> Result<Self, Errno> {
+        let DmaWindow {
+            iova,
+            size,
+            access,
+            file,
+        } = window;
+        let last = last_address(iova, size).ok_or(Errno::EINVAL)?;
+        if access.is_empty() || touches_msi_window(iova, last) {
+            return Err(Errno::EINVAL);
+        }
+        let mut inspected = Self {
+            iova,
+            last,
+            access,
+            file: None,
+        };
+        let Some((file, offset)) = file else {
+            return Ok(inspected);
+        };
+        let mode = if access.contains(DmaAccess::WRITE) {
+            MapAccess::ReadWrite
+        } else {
+            MapAccess::ReadOnly
+        };
+        let inspection = Inspection::of(file.as_fd()).map_err(|error| errno_of(&error))?;
+        if let Plan::Backing(key) = plan(&inspection, offset, size, mode)? {
+            inspected.file = Some(InspectedFile {
+                file,
+                offset,
+                inspection,
+                key,
+            });
+        }
+        Ok(inspected)
+    }
 }
 
 /// The DMA windows of one function.
@@ -115,20 +181,20 @@ impl AddressSpace {
     /// Open a window.
     ///
     /// # Errors
-    /// `EINVAL`: size 0, wraps, no access at all, touches the MSI window, or beyond the file's end;
-    /// `EACCES`: the file does not permit the access; `EEXIST`: overlaps a window; `ENOSPC`: a quota
-    /// is used up; `ENOMEM` and others: the system could not map it.
+    /// Those of [`InspectedWindow::of`]; `EEXIST`: overlaps a window; `ENOSPC`: a quota is used up;
+    /// `ENOMEM` and others: the system could not map it.
     pub fn map(&self, window: DmaWindow) -> Result<(), Errno> {
-        let DmaWindow {
+        self.map_inspected(InspectedWindow::of(window)?)
+    }
+
+    /// As [`Self::map`], with the inspection done.
+    pub fn map_inspected(&self, window: InspectedWindow) -> Result<(), Errno> {
+        let InspectedWindow {
             iova,
-            size,
+            last,
             access,
             file,
         } = window;
-        let last = last_address(iova, size).ok_or(Errno::EINVAL)?;
-        if access.is_empty() || touches_msi_window(iova, last) {
-            return Err(Errno::EINVAL);
-        }
         let mut files = self.files();
         let (count, overlap) = {
             let windows = self.windows.read().unwrap_or_else(PoisonError::into_inner);
@@ -142,29 +208,24 @@ impl AddressSpace {
         }
         let target = match file {
             None => Target::Messages,
-            Some((file, offset)) => {
-                let mode = if access.contains(DmaAccess::WRITE) {
-                    MapAccess::ReadWrite
-                } else {
-                    MapAccess::ReadOnly
-                };
-                let inspection = Inspection::of(file.as_fd()).map_err(|error| errno_of(&error))?;
-                match plan(&inspection, offset, size, mode)? {
-                    Plan::Messages => Target::Messages,
-                    Plan::Backing(key) => {
-                        // `plan` has checked that this does not wrap.
-                        let known = files.iter().find(|known| known.serves(&key, offset + size));
-                        let backing = match known {
-                            Some(backing) => backing.clone(),
-                            None => {
-                                let backing = self.hold(&files, file, &inspection, key)?;
-                                files.push(backing.clone());
-                                backing
-                            }
-                        };
-                        Target::File { backing, offset }
+            Some(InspectedFile {
+                file,
+                offset,
+                inspection,
+                key,
+            }) => {
+                // The inspection has checked that this does not wrap.
+                let end = offset + (last - iova) + 1;
+                let known = files.iter().find(|known| known.serves(&key, end));
+                let backing = match known {
+                    Some(backing) => backing.clone(),
+                    None => {
+                        let backing = self.hold(&files, file, &inspection, key)?;
+                        files.push(backing.clone());
+                        backing
                     }
-                }
+                };
+                Target::File { backing, offset }
             }
         };
         let window = Window {
@@ -181,7 +242,7 @@ impl AddressSpace {
     fn hold(
         &self,
         files: &[Arc<Backing>],
-        file: std::os::fd::OwnedFd,
+        file: OwnedFd,
         inspection: &Inspection,
         key: window::Key,
     ) -> Result<Arc<Backing>, Errno> {
