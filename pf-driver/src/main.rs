@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -69,12 +68,8 @@ struct Run {
 
 #[derive(Debug, Args)]
 struct Ctl {
-    /// The control socket of the running driver
-    #[arg(long, value_name = "SOCK")]
-    control: PathBuf,
-    /// Print the answer as JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    target: ctl::Target,
     #[command(subcommand)]
     question: Question,
 }
@@ -118,16 +113,7 @@ enum Question {
         timeout: f64,
     },
     /// Ping an IPv4 address from the driver's stack
-    Ping {
-        /// The address
-        addr: String,
-        /// How many requests
-        #[arg(long, short = 'c', default_value_t = 4)]
-        count: u64,
-        /// Milliseconds to wait for each reply
-        #[arg(long, default_value_t = 1000)]
-        timeout_ms: u64,
-    },
+    Ping(ctl::Ping),
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,22 +163,15 @@ enum Change {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let outcome = match Arguments::parse().command {
+    ctl::exit(match Arguments::parse().command {
         Command::Run(arguments) => drive(&arguments),
         Command::Ctl(arguments) => ask(&arguments),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 fn drive(arguments: &Run) -> anyhow::Result<()> {
     let policy = match &arguments.policy {
-        Some(path) => Policy::load(path)?,
+        Some(path) => Policy::load(path).with_context(|| format!("--policy {}", path.display()))?,
         None => Policy::default(),
     };
     let token = match &arguments.token {
@@ -240,7 +219,7 @@ fn drive(arguments: &Run) -> anyhow::Result<()> {
 }
 
 fn ask(arguments: &Ctl) -> anyhow::Result<()> {
-    let mut limit = Duration::from_secs(10);
+    let mut limit = ctl::ANSWER_LIMIT;
     let request = match &arguments.question {
         Question::Info => json!({"op": "info"}),
         Question::Stats => json!({"op": "stats"}),
@@ -251,18 +230,14 @@ fn ask(arguments: &Ctl) -> anyhow::Result<()> {
         Question::Eject { vf, timeout } => {
             json!({"op": "eject", "vf": vf, "timeout_ms": (timeout * 1000.0) as u64})
         }
-        Question::Ping {
-            addr,
-            count,
-            timeout_ms,
-        } => {
-            limit += Duration::from_millis(count.saturating_mul(*timeout_ms));
-            json!({"op": "ping", "addr": addr, "count": count, "timeout_ms": timeout_ms})
+        Question::Ping(ping) => {
+            let request;
+            (request, limit) = ping.request();
+            request
         }
         Question::Vf { vf, change } => set_vf(*vf, change),
     };
-    let answer: Value = ctl::call(&arguments.control, &request, limit)?;
-    ctl::show(&answer, arguments.json);
+    arguments.target.ask(&request, limit)?;
     Ok(())
 }
 

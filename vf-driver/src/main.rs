@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use igb_netdev::ctl;
 use igb_netdev::run::{RunOptions, run};
 use iommu::backend::Place;
-use serde_json::{Value, json};
+use serde_json::json;
 use vf_driver::{ChannelKind, VfDriver, VfOptions};
 
 /// Untrusted, transient VF driver for the 82576.
@@ -58,12 +57,8 @@ enum Channel {
 
 #[derive(Debug, Args)]
 struct Ctl {
-    /// The control socket of the running driver
-    #[arg(long, value_name = "SOCK")]
-    control: PathBuf,
-    /// Print the answer as JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    target: ctl::Target,
     #[command(subcommand)]
     question: Question,
 }
@@ -77,16 +72,7 @@ enum Question {
     /// The card's counters for this VF, as the PF driver reads them
     PfStats,
     /// Ping an IPv4 address from the driver's stack
-    Ping {
-        /// The address
-        addr: String,
-        /// How many requests
-        #[arg(long, short = 'c', default_value_t = 4)]
-        count: u64,
-        /// Milliseconds to wait for each reply
-        #[arg(long, default_value_t = 1000)]
-        timeout_ms: u64,
-    },
+    Ping(ctl::Ping),
     /// Send bytes over TCP to another driver's stack and compare SHA-256
     Send {
         /// The address
@@ -116,17 +102,10 @@ enum Question {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let outcome = match Arguments::parse().command {
+    ctl::exit(match Arguments::parse().command {
         Command::Run(arguments) => drive(&arguments),
         Command::Ctl(arguments) => ask(&arguments),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 fn drive(arguments: &Run) -> anyhow::Result<()> {
@@ -145,18 +124,15 @@ fn drive(arguments: &Run) -> anyhow::Result<()> {
 }
 
 fn ask(arguments: &Ctl) -> anyhow::Result<()> {
-    let mut limit = Duration::from_secs(10);
+    let mut limit = ctl::ANSWER_LIMIT;
     let request = match &arguments.question {
         Question::Info => json!({"op": "info"}),
         Question::Stats => json!({"op": "stats"}),
         Question::PfStats => json!({"op": "pf_stats"}),
-        Question::Ping {
-            addr,
-            count,
-            timeout_ms,
-        } => {
-            limit += Duration::from_millis(count.saturating_mul(*timeout_ms));
-            json!({"op": "ping", "addr": addr, "count": count, "timeout_ms": timeout_ms})
+        Question::Ping(ping) => {
+            let request;
+            (request, limit) = ping.request();
+            request
         }
         Question::Send { addr, bytes, seed } => {
             limit = Duration::from_secs(3600);
@@ -167,8 +143,7 @@ fn ask(arguments: &Ctl) -> anyhow::Result<()> {
         }
         Question::Reset => json!({"op": "reset"}),
     };
-    let answer: Value = ctl::call(&arguments.control, &request, limit)?;
-    ctl::show(&answer, arguments.json);
+    let answer = arguments.target.ask(&request, limit)?;
     if let Some(status) = answer["status"].as_str().filter(|status| *status != "ok") {
         anyhow::bail!("the request was not granted: {status}");
     }

@@ -2,11 +2,73 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// How long an answer may take that needs no work.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Which program a `ctl` command asks, and how its answer is shown.
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    /// The control socket of the running driver
+    #[arg(long, value_name = "SOCK")]
+    control: PathBuf,
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Target {
+    /// Ask, and show the answer.
+    pub fn ask(&self, request: &Value, limit: Duration) -> anyhow::Result<Value> {
+        let answer = call(&self.control, request, limit)?;
+        show(&answer, self.json);
+        Ok(answer)
+    }
+}
+
+/// A ping from the program's stack.
+#[derive(Debug, clap::Args)]
+pub struct Ping {
+    /// The IPv4 address
+    addr: String,
+    /// How many requests
+    #[arg(long, short = 'c', default_value_t = 4)]
+    count: u64,
+    /// Milliseconds to wait for each reply
+    #[arg(long, default_value_t = 1000)]
+    timeout_ms: u64,
+}
+
+impl Ping {
+    /// The request, and how long its answer may take.
+    pub fn request(&self) -> (Value, Duration) {
+        let Self {
+            addr,
+            count,
+            timeout_ms,
+        } = self;
+        let request = json!({"op": "ping", "addr": addr, "count": count, "timeout_ms": timeout_ms});
+        let waiting = Duration::from_millis(count.saturating_mul(*timeout_ms));
+        (request, ANSWER_LIMIT + waiting)
+    }
+}
+
+/// The exit status of a program; what went wrong is said on standard error.
+pub fn exit(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Ask the program behind `path`; waits at most `limit` for its answer.
 pub fn call(path: &Path, request: &Value, limit: Duration) -> anyhow::Result<Value> {
@@ -86,8 +148,6 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
