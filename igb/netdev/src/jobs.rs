@@ -231,15 +231,23 @@ impl Ping {
                 seq_no: sequence,
                 data: &data,
             };
-            if let Ok(buffer) = socket.send(request.buffer_len(), self.address.into()) {
-                request.emit(
-                    &mut Icmpv4Packet::new_unchecked(buffer),
-                    &ChecksumCapabilities::default(),
-                );
-                self.sent += 1;
-                self.awaited = Some((sequence, Instant::now()));
-                moved = true;
+            match socket.send(request.buffer_len(), self.address.into()) {
+                Ok(buffer) => {
+                    request.emit(
+                        &mut Icmpv4Packet::new_unchecked(buffer),
+                        &ChecksumCapabilities::default(),
+                    );
+                    moved = true;
+                }
+                Err(icmp::SendError::Unaddressable) => {
+                    let error = format!("{} cannot be pinged", self.address);
+                    return (moved, Some(Err(error)));
+                }
+                // Those before still wait for a neighbour that does not answer: lost, as they are.
+                Err(icmp::SendError::BufferFull) => {}
             }
+            self.sent += 1;
+            self.awaited = Some((sequence, Instant::now()));
         }
         (moved, None)
     }

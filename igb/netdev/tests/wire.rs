@@ -145,14 +145,20 @@ fn pings_come_back() {
 
 #[test]
 fn a_ping_to_nobody_ends_with_none_received() {
+    // More than the socket holds while it waits for the neighbour.
+    for count in [2, 20] {
+        let mut pair = pair(64, None);
+        let nobody = Ipv4Addr::new(10, 82, 0, 77);
+        pair.stacks[0].start_ping(5, nobody, count, Duration::from_millis(20));
+        let answer = pair.run(LIMIT).unwrap();
+        assert_eq!(
+            (&answer["sent"], &answer["received"]),
+            (&count.into(), &0.into())
+        );
+    }
     let mut pair = pair(64, None);
-    pair.stacks[0].start_ping(
-        5,
-        Ipv4Addr::new(10, 82, 0, 77),
-        2,
-        Duration::from_millis(20),
-    );
-    assert_eq!(pair.run(LIMIT).unwrap()["received"], 0);
+    pair.stacks[0].start_ping(5, Ipv4Addr::UNSPECIFIED, 1, Duration::from_millis(20));
+    assert!(pair.run(LIMIT).unwrap_err().contains("0.0.0.0"));
 }
 
 #[test]
