@@ -6,7 +6,7 @@
 //! And while a connection thread waits for the worker, DMA to that thread's own client is held: a
 //! client such as QEMU answers nothing before it has its own answer.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use igb::FunctionId;
@@ -25,6 +25,9 @@ const SLOW: Duration = Duration::from_millis(5);
 const SLOW_BUDGET: Duration = Duration::from_millis(250);
 const WINDOW: Duration = Duration::from_secs(2);
 
+/// A request may be on its way to the client when it is cancelled: cancel again after this long.
+const CANCEL_AGAIN: Duration = Duration::from_millis(1);
+
 const FIRST_QUARANTINE: Duration = Duration::from_secs(1);
 const LONGEST_QUARANTINE: Duration = Duration::from_secs(64);
 
@@ -33,11 +36,15 @@ pub(crate) struct FencedDma {
     function: FunctionId,
     client: Arc<dyn DmaClient>,
     state: Mutex<State>,
+    /// A request has come back.
+    ended: Condvar,
 }
 
 struct State {
     /// Connection threads that wait for the worker.
     holds: u32,
+    /// Requests that the client has been asked, or is about to be.
+    under_way: u32,
     conduct: Conduct,
 }
 
@@ -91,19 +98,37 @@ impl FencedDma {
     pub(crate) fn new(function: FunctionId, client: Arc<dyn DmaClient>) -> Self {
         let state = State {
             holds: 0,
+            under_way: 0,
             conduct: Conduct::new(Instant::now()),
         };
         Self {
             function,
             client,
             state: Mutex::new(state),
+            ended: Condvar::new(),
         }
     }
 
     /// Cancel what is outstanding and refuse more until the hold is dropped.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
-        lock(&self.state).holds += 1;
-        self.client.cancel(0, u64::MAX);
+        let mut state = lock(&self.state);
+        state.holds += 1;
+        let end = Instant::now() + DMA_TIMEOUT;
+        loop {
+            drop(state);
+            self.client.cancel(0, u64::MAX);
+            state = lock(&self.state);
+            if state.under_way == 0 || Instant::now() >= end {
+                break;
+            }
+            // It was not on its way to the client yet when it was cancelled, or has not come back.
+            state = self
+                .ended
+                .wait_timeout(state, CANCEL_AGAIN)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        drop(state);
         Hold(Arc::clone(self))
     }
 
@@ -111,14 +136,16 @@ impl FencedDma {
     fn fenced(&self, request: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         let asked = Instant::now();
         {
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
             if state.holds > 0 {
                 return Err(Errno::ECANCELED);
             }
             if state.conduct.is_barred(asked) {
                 return Err(Errno::EBUSY);
             }
+            state.under_way += 1;
         }
+        let _under_way = UnderWay(self);
         let result = request();
         let barred = lock(&self.state).conduct.note(asked, Instant::now());
         if let Some(lapse) = barred {
@@ -143,6 +170,16 @@ impl DmaClient for FencedDma {
 
     fn cancel(&self, iova: u64, size: u64) {
         self.client.cancel(iova, size);
+    }
+}
+
+/// Counts a request that is under way.
+struct UnderWay<'a>(&'a FencedDma);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).under_way -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -193,6 +230,60 @@ mod tests {
         drop(second);
         assert_eq!(fenced.dma_write(0, &[]), Ok(()));
         assert_eq!(client.asked.load(Ordering::Relaxed), 2);
+    }
+
+    /// Its first request begins only when it has been cancelled already.
+    #[derive(Default)]
+    struct Late {
+        cancelled: Mutex<u32>,
+        changed: Condvar,
+        begun: AtomicU32,
+    }
+
+    impl Late {
+        /// Whether it has been cancelled more than `before` times, in time.
+        fn cancelled_after(&self, before: u32) -> Option<u32> {
+            let limit = Duration::from_secs(20);
+            let (count, waited) = self
+                .changed
+                .wait_timeout_while(lock(&self.cancelled), limit, |count| *count <= before)
+                .unwrap_or_else(PoisonError::into_inner);
+            (!waited.timed_out()).then_some(*count)
+        }
+    }
+
+    impl DmaClient for Late {
+        fn dma_read(&self, _iova: u64, _data: &mut [u8]) -> Result<(), Errno> {
+            self.begun.store(1, Ordering::SeqCst);
+            let first = self.cancelled_after(0).ok_or(Errno::ETIMEDOUT)?;
+            // Now it is outstanding.
+            self.cancelled_after(first).ok_or(Errno::ETIMEDOUT)?;
+            Err(Errno::ECANCELED)
+        }
+
+        fn dma_write(&self, iova: u64, _data: &[u8]) -> Result<(), Errno> {
+            self.dma_read(iova, &mut [])
+        }
+
+        fn cancel(&self, _iova: u64, _size: u64) {
+            *lock(&self.cancelled) += 1;
+            self.changed.notify_all();
+        }
+    }
+
+    #[test]
+    fn a_request_that_begins_while_it_is_cancelled_comes_back() {
+        let client = Arc::new(Late::default());
+        let fenced = Arc::new(FencedDma::new(FunctionId::PF, Arc::clone(&client) as _));
+        std::thread::scope(|scope| {
+            let request = scope.spawn(|| fenced.dma_write(0, &[]));
+            while client.begun.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let hold = fenced.hold();
+            assert_eq!(request.join().expect("it ends"), Err(Errno::ECANCELED));
+            drop(hold);
+        });
     }
 
     #[test]
