@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::Guard as PagesGuard;
 use igb::FunctionId;
@@ -15,6 +16,11 @@ use crate::capture::{CaptureTap, Crossing};
 use crate::queue_pages::QueuePages;
 use crate::uplink::{Uplink, UplinkLoss};
 use crate::view::View;
+
+/// How long the card may wait for the memory of one function in a round. Far more than a round of
+/// messages to a client that answers at once takes, and of eight that do not a visitor of the data
+/// path (QEMU gives up after 5 s) still has its turn.
+const TURN: Duration = Duration::from_millis(50);
 
 /// The views of a card, by [`FunctionId::slot`].
 pub(crate) type Views = [View; FUNCTION_COUNT];
@@ -54,6 +60,8 @@ pub(crate) struct BurstHost<'a> {
     views: &'a Views,
     spaces: [OnceCell<Guard<'a>>; FUNCTION_COUNT],
     pages: [OnceCell<PagesGuard<Arc<QueuePages>>>; FUNCTION_COUNT],
+    /// How long accesses have taken that were not direct.
+    waited: [Duration; FUNCTION_COUNT],
     uplink: &'a dyn Uplink,
     capture: Option<&'a CaptureTap>,
     first_interface: u32,
@@ -71,6 +79,7 @@ impl<'a> BurstHost<'a> {
             views,
             spaces: [const { OnceCell::new() }; FUNCTION_COUNT],
             pages: [const { OnceCell::new() }; FUNCTION_COUNT],
+            waited: [Duration::ZERO; FUNCTION_COUNT],
             uplink,
             capture,
             first_interface,
@@ -99,10 +108,21 @@ impl<'a> BurstHost<'a> {
         }
     }
 
-    fn prepare(&mut self, function: FunctionId, iova: u64, len: usize) {
-        if !self.space(function).is_direct(iova, len) {
-            self.release_others([function; 2]);
+    /// Do an access of a function's memory, and note how long it takes if it may wait.
+    fn access<T>(
+        &mut self,
+        function: FunctionId,
+        (iova, len): (u64, usize),
+        access: impl FnOnce(&Guard<'a>) -> Result<T, address_space::DmaFault>,
+    ) -> Result<T, DmaFault> {
+        if self.space(function).is_direct(iova, len) {
+            return access(self.space(function)).map_err(fault);
         }
+        self.release_others([function; 2]);
+        let began = Instant::now();
+        let result = access(self.space(function)).map_err(fault);
+        self.waited[function.slot()] += began.elapsed();
+        result
     }
 }
 
@@ -132,13 +152,13 @@ impl DataHost for BurstHost<'_> {
         iova: u64,
         data: &mut [u8],
     ) -> Result<(), DmaFault> {
-        self.prepare(function, iova, data.len());
-        self.space(function).read(iova, data).map_err(fault)
+        self.access(function, (iova, data.len()), |space| space.read(iova, data))
     }
 
     fn dma_write(&mut self, function: FunctionId, iova: u64, data: &[u8]) -> Result<(), DmaFault> {
-        self.prepare(function, iova, data.len());
-        self.space(function).write(iova, data).map_err(fault)
+        self.access(function, (iova, data.len()), |space| {
+            space.write(iova, data)
+        })
     }
 
     fn dma_store_release(
@@ -147,10 +167,9 @@ impl DataHost for BurstHost<'_> {
         iova: u64,
         value: u64,
     ) -> Result<(), DmaFault> {
-        self.prepare(function, iova, 8);
-        self.space(function)
-            .store_u64_release(iova, value)
-            .map_err(fault)
+        self.access(function, (iova, 8), |space| {
+            space.store_u64_release(iova, value)
+        })
     }
 
     fn dma_copy(
@@ -159,18 +178,27 @@ impl DataHost for BurstHost<'_> {
         to: (FunctionId, u64),
         len: usize,
     ) -> Result<(), CopyFault> {
-        let direct = |(function, iova)| self.space(function).is_direct(iova, len);
-        if !(direct(from) && direct(to)) {
+        let direct = [from, to].map(|(function, iova)| self.space(function).is_direct(iova, len));
+        let began = (direct != [true; 2]).then(|| {
             self.release_others([from.0, to.0]);
+            Instant::now()
+        });
+        let result = address_space::copy(self.space(from.0), from.1, self.space(to.0), to.1, len);
+        if let Some(began) = began {
+            // Where both may wait, both are charged.
+            let took = began.elapsed();
+            for ((function, _), _) in [from, to].into_iter().zip(direct).filter(|(_, d)| !d) {
+                self.waited[function.slot()] += took;
+            }
         }
-        address_space::copy(self.space(from.0), from.1, self.space(to.0), to.1, len).map_err(
-            |copy| match copy {
-                address_space::CopyFault::Source(source) => CopyFault::Source(fault(source)),
-                address_space::CopyFault::Destination(target) => {
-                    CopyFault::Destination(fault(target))
-                }
-            },
-        )
+        result.map_err(|copy| match copy {
+            address_space::CopyFault::Source(source) => CopyFault::Source(fault(source)),
+            address_space::CopyFault::Destination(target) => CopyFault::Destination(fault(target)),
+        })
+    }
+
+    fn has_turn(&self, function: FunctionId) -> bool {
+        self.waited[function.slot()] < TURN
     }
 
     fn page_load(&self, function: FunctionId, page: QueuePage, offset: u32) -> u32 {
@@ -214,5 +242,61 @@ impl DataHost for BurstHost<'_> {
             ),
         };
         capture.record(self.first_interface + interface as u32, crossing, frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::array;
+    use std::thread;
+
+    use nix::errno::Errno;
+    use vfio_user::device::{DmaAccess, DmaClient, DmaWindow};
+
+    use super::*;
+    use crate::options::Doorbell;
+    use crate::uplink::UplinkSpec;
+
+    /// Answers, but takes its time.
+    struct Slow;
+
+    impl DmaClient for Slow {
+        fn dma_read(&self, _iova: u64, _data: &mut [u8]) -> Result<(), Errno> {
+            thread::sleep(TURN / 2);
+            Ok(())
+        }
+
+        fn dma_write(&self, iova: u64, _data: &[u8]) -> Result<(), Errno> {
+            self.dma_read(iova, &mut [])
+        }
+
+        fn cancel(&self, _iova: u64, _size: u64) {}
+    }
+
+    #[test]
+    fn a_client_that_takes_its_time_has_had_its_turn() {
+        let views: Views = array::from_fn(|slot| {
+            View::new(FunctionId::from_slot(slot).expect("a slot"), Doorbell::Trap)
+        });
+        let [slow, other] = [FunctionId::vf(0), FunctionId::vf(1)];
+        let space = &views[slow.slot()].space;
+        space.connect(Arc::new(Slow));
+        space.set_bus_master(true);
+        let window = DmaWindow {
+            iova: 0x1000,
+            size: 0x1000,
+            access: DmaAccess::READ | DmaAccess::WRITE,
+            file: None,
+        };
+        space.map(window).expect("a window");
+        let uplink = UplinkSpec::None.open().expect("no uplink");
+        let mut host = BurstHost::new(&views, &*uplink, None, 0);
+        assert!(host.has_turn(slow));
+        host.dma_read(slow, 0x1000, &mut [0; 8]).expect("an answer");
+        host.dma_write(slow, 0x1000, &[0; 8]).expect("an answer");
+        assert!(!host.has_turn(slow));
+        assert!(host.has_turn(other));
+        drop(host);
+        assert!(BurstHost::new(&views, &*uplink, None, 0).has_turn(slow));
     }
 }

@@ -59,6 +59,8 @@ drop_reasons! {
     TxFault = "tx-fault",
     /// DMA to or from the receiver's memory failed.
     RxFault = "rx-fault",
+    /// The receiver's memory is too slow, and others wait.
+    SlowReceiver = "slow-receiver",
     /// More descriptors in one frame than the card takes.
     TooManyDescriptors = "too-many-descriptors",
     /// A descriptor that makes no sense (type, zero length, reserved bits).

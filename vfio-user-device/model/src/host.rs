@@ -113,6 +113,14 @@ pub trait DataHost {
         len: usize,
     ) -> Result<(), CopyFault>;
 
+    /// Whether the memory of `function` has answered quickly enough for it to go on in this round.
+    /// If not it sends no frame more before the next round, and those for it are dropped: others
+    /// must not wait for it.
+    fn has_turn(&self, function: FunctionId) -> bool {
+        let _ = function;
+        true
+    }
+
     /// Load a dword of a function's queue page. `offset` is a multiple of 4 inside the page.
     fn page_load(&self, function: FunctionId, page: QueuePage, offset: u32) -> u32;
 

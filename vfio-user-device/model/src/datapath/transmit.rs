@@ -126,6 +126,10 @@ impl DataPath {
             if available == 0 {
                 break;
             }
+            if !host.has_turn(function) {
+                progress.more = true;
+                break;
+            }
             let mut raw = [[0; descriptor::SIZE]; FRAME_DESCRIPTORS];
             let raw = &mut raw[..(available as usize).min(FRAME_DESCRIPTORS)];
             if let Err((iova, len, fault)) = self.tx[at].ring.fetch(place, 0, raw, host) {
@@ -133,7 +137,7 @@ impl DataPath {
                 break;
             }
             let mut done = 0;
-            while done < raw.len() && frames < BURST {
+            while done < raw.len() && frames < BURST && (done == 0 || host.has_turn(function)) {
                 let mut request = std::mem::take(&mut self.scratch.request);
                 let item = self.tx[at].parse(&raw[done..], &mut request);
                 let (taken, outcome) = match item {
@@ -412,6 +416,10 @@ impl DataPath {
                 default_buffer: config.default_buffer,
                 vlan_ethertype: config.vlan_ethertype,
             };
+            if !host.has_turn(function) {
+                events.drop_frame(port, DropReason::SlowReceiver);
+                continue;
+            }
             if self.rx[queue as usize].is_owing() {
                 self.pay_rx(queue, &mut Progress::default(), host, events);
             }

@@ -355,3 +355,50 @@ fn siblings(w: &mut World) {
     w.send(vf(1), &sent);
     assert_eq!(w.take(vf(0)), [sent]);
 }
+
+#[test]
+fn a_sender_with_slow_memory_waits_for_its_next_turn() {
+    let mut w = World::open(3);
+    for n in 0..10 {
+        w.queue_tx(
+            vf(0),
+            &frame(mac_of(vf(1)), mac_of(vf(0)), 60 + n),
+            TxCommand::empty(),
+        );
+    }
+    w.ring_tx(vf(0));
+    let sent = frame(mac_of(vf(1)), mac_of(vf(2)), 100);
+    w.queue_tx(vf(2), &sent, TxCommand::empty());
+    w.ring_tx(vf(2));
+    w.host.turns = vec![(vf(0), 1)];
+    let progress = w.path.run(&mut w.host, &mut w.events);
+    assert!(progress.more);
+    let got = w.take(vf(1));
+    assert_eq!(got.len(), 2, "one frame of it and that of the other");
+    assert!(got.contains(&sent));
+    let reads = w.host.reads.len();
+    assert!(w.path.run(&mut w.host, &mut w.events).more);
+    assert_eq!(w.host.reads.len(), reads, "its memory is left alone");
+    w.host.turns.clear();
+    w.run();
+    assert_eq!(w.take(vf(1)).len(), 9, "nothing is lost");
+}
+
+#[test]
+fn a_receiver_with_slow_memory_loses_frames() {
+    let mut w = World::open(3);
+    w.host.turns = vec![(vf(0), 1)];
+    for n in 0..4 {
+        w.queue_tx(
+            vf(2),
+            &frame(mac_of(vf(0)), mac_of(vf(2)), 60 + n),
+            TxCommand::empty(),
+        );
+    }
+    w.ring_tx(vf(2));
+    w.run();
+    assert_eq!(w.take(vf(0)).len(), 1);
+    assert_eq!(w.dropped(vf(0), DropReason::SlowReceiver), 3);
+    assert_eq!(w.report(vf(2)).tx_packets, 4);
+    siblings_are_well(&mut w);
+}

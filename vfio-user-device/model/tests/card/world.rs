@@ -27,6 +27,8 @@ pub(crate) struct Host {
     pub(crate) broken: FunctionSet,
     /// After so many accesses of this function's memory, one is cancelled.
     pub(crate) cancel: Option<(FunctionId, usize)>,
+    /// Functions that may go on for so many more reads or writes of their memory in this round.
+    pub(crate) turns: Vec<(FunctionId, u32)>,
 }
 
 impl Default for Host {
@@ -41,6 +43,7 @@ impl Default for Host {
             reads: Vec::new(),
             broken: FunctionSet::EMPTY,
             cancel: None,
+            turns: Vec::new(),
         }
     }
 }
@@ -55,6 +58,9 @@ impl Host {
         let fault = |cause| Err(DmaFault { cause });
         if self.broken.contains(f) {
             return fault(FaultCause::Io);
+        }
+        for (_, left) in self.turns.iter_mut().filter(|(whose, _)| *whose == f) {
+            *left = left.saturating_sub(1);
         }
         match &mut self.cancel {
             Some((whose, 0)) if *whose == f => {
@@ -128,6 +134,9 @@ impl DataHost for Host {
     }
     fn page_store(&mut self, function: FunctionId, page: QueuePage, offset: u32, value: u32) {
         ControlHost::page_store(self, function, page, offset, value);
+    }
+    fn has_turn(&self, function: FunctionId) -> bool {
+        !self.turns.contains(&(function, 0))
     }
     fn uplink_send(&mut self, frame: &[u8]) {
         self.wire.push(frame.to_vec());
