@@ -185,6 +185,10 @@ impl Policy {
                 "defaults.mac: an address belongs to one VF",
             ));
         }
+        // Rules for a VF that can never be are meant for another one.
+        if policy.vfs.keys().any(|vf| *vf >= crate::vport::MAX_VFS) {
+            return Err(PfError::PolicyValue("vfs: VFs are numbered 0 to 6"));
+        }
         let mut macs = Vec::new();
         for rules in std::iter::once(&policy.defaults).chain(policy.vfs.values()) {
             rules.over(VfPolicy::default()).check()?;
@@ -325,6 +329,7 @@ mod tests {
             r#"{ "vfs": { "0": { "vlan": { "vid": 0 } } } }"#,
             r#"{ "vfs": { "0": { "vlan": { "vid": 1, "qos": 8 } } } }"#,
             r#"{ "defaults": { "allowed_vlans": [4095] } }"#,
+            r#"{ "vfs": { "7": { "max_mtu": 1400 } } }"#,
             r#"{ "defaults": { "max_mtu": 67 } }"#,
             r#"{ "defaults": { "max_tx_rate": 1001 } }"#,
             r#"{ "defaults": { "mac": "02:00:00:00:00:10" } }"#,

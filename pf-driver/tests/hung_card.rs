@@ -200,7 +200,10 @@ fn every_request_is_answered_and_nothing_is_granted_behind_a_refusal() {
         version: block::VERSION,
         features: Features::all(),
     };
-    assert_eq!(line.ask(block::CONTROL, accept.encode())[0].status, Status::Ok);
+    assert_eq!(
+        line.ask(block::CONTROL, accept.encode())[0].status,
+        Status::Ok
+    );
     let init = VfRequest::Init.encode();
     assert_eq!(line.ask(block::REQUEST, init)[0].status, Status::Ok);
 
