@@ -500,6 +500,8 @@ impl FakePf {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.push(&bytes[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                // A child of another test has ended.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("nothing from the mediator: {error}"),
             }
         }
