@@ -15,9 +15,12 @@ use crate::limits::{Gate, Limits};
 use crate::mailbox::{Delivery, Mailbox};
 
 const MILLISECOND: u64 = 1_000_000;
-/// How long the PF driver may not hear of a reset of a VF that has used up its tokens, unless a
+/// How long the PF driver may not hear of a reset of a VF that resets itself in a loop, unless a
 /// request comes first.
 const RESET_TOLD_WITHIN: u64 = 100 * MILLISECOND;
+/// Resets of a VF that are told and recorded one by one, after a pause and in the long run. Each costs
+/// the PF driver as much as a request; one that resets itself in a loop is told of now and then.
+const RESETS: (u32, u32) = (32, 10);
 /// Refusals for lack of tokens are recorded together, at most once in this time.
 const REFUSALS_RECORDED_EVERY: u64 = 1000 * MILLISECOND;
 
@@ -61,6 +64,7 @@ pub struct Channel {
     generation: u32,
     limits: Limits,
     gate: Gate,
+    resets: Gate,
     mailbox: Mailbox,
     blocks: ConfigBlock,
     outstanding: Vec<Outstanding>,
@@ -87,6 +91,14 @@ impl Channel {
             generation,
             limits,
             gate: Gate::new(&limits, now),
+            resets: Gate::new(
+                &Limits {
+                    burst: limits.burst.min(RESETS.0),
+                    requests_per_second: limits.requests_per_second.min(RESETS.1),
+                    ..limits
+                },
+                now,
+            ),
             mailbox: Mailbox::default(),
             blocks: ConfigBlock::new(generation),
             outstanding: Vec::new(),
@@ -386,22 +398,28 @@ impl Channel {
                 self.blocks.reset(self.generation);
             }
         }
-        host.record(Event::Reset {
-            slot: self.vf,
-            generation: self.generation,
-            cause: cause.name(),
-        });
+        let tell = cause == ResetCause::Tenant || self.resets.admit(now);
+        if tell {
+            self.record_reset(cause, host);
+        }
         if self.pf_ready {
             let due = self
                 .reset_untold
                 .map_or(now.saturating_add(RESET_TOLD_WITHIN), |(_, due)| due);
             self.reset_untold = Some((cause, due));
-            // A VF that resets itself in a loop costs the PF driver no more than one that asks in a
-            // loop.
-            if cause == ResetCause::Tenant || self.gate.admit(now) {
+            if tell {
                 self.tell_reset(host);
             }
         }
+    }
+
+    /// Generations between two records are those of resets that were not recorded.
+    fn record_reset(&self, cause: ResetCause, host: &mut dyn Host) {
+        host.record(Event::Reset {
+            slot: self.vf,
+            generation: self.generation,
+            cause: cause.name(),
+        });
     }
 
     fn tell_reset(&mut self, host: &mut dyn Host) {

@@ -91,6 +91,8 @@ pub struct PfDriver {
     other_interrupts: u64,
     pub(crate) mailbox_requests: u64,
     state_errors: u64,
+    /// What the state file holds.
+    saved: Option<NicSwitch>,
 }
 
 impl PfDriver {
@@ -207,6 +209,7 @@ impl PfDriver {
             other_interrupts: 0,
             mailbox_requests: 0,
             state_errors: 0,
+            saved: None,
         };
         driver.handle_vf_resets()?;
         let mut ctrl = driver.regs.read::<CTRL_EXT>()?.set(CTRL_EXT::DRV_LOAD);
@@ -304,10 +307,16 @@ impl PfDriver {
         let Some(path) = &self.options.state else {
             return;
         };
+        if self.saved.as_ref() == Some(&self.arbiter.switch) {
+            return;
+        }
+        self.saved = None;
         if let Err(error) = State::of(&self.arbiter.switch, &self.options.policy).save(path) {
             self.state_errors += 1;
             log::error!("{error}; VFs cannot be adopted after a restart");
+            return;
         }
+        self.saved = Some(self.arbiter.switch.clone());
     }
 
     pub(crate) fn interrupts_mut(&mut self) -> &mut Interrupts<PfWindow> {

@@ -512,6 +512,19 @@ fn a_loop_of_resets_is_told_in_bounds_and_before_the_next_request() {
     assert!(matches!(request, ToPf::Request(request) if request.generation == generation));
 }
 
+/// With the tokens of its requests it could keep the PF driver from its siblings.
+#[test]
+fn a_second_of_resets_costs_the_pf_driver_little() {
+    let (mut channel, mut fake) = channel_with(Limits::default());
+    let before = fake.sent.len();
+    for n in 0..10_000 {
+        let now = n * MS / 10;
+        channel.reset(ResetCause::CtrlRst, now, &mut fake);
+        channel.expire(now, &mut fake);
+    }
+    assert!(fake.sent.len() - before <= 60, "{}", fake.sent.len());
+}
+
 #[test]
 fn without_a_pf_driver_everything_is_refused_at_once() {
     let (mut channel, mut fake) = probed();
