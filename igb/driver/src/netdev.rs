@@ -59,12 +59,12 @@ pub trait NetDevice {
     fn flush(&mut self);
 
     /// Gives up to `budget` received frames to `receive`, and returns how many. When it returns less
-    /// than `budget`, the queue's interrupt is armed and nothing is left in the ring; when it returns
-    /// `budget`, it must be called again without waiting.
+    /// than `budget`, nothing was left in the ring and what comes next fires the queue's interrupt; when
+    /// it returns `budget`, it must be called again without waiting.
     fn poll(&mut self, budget: usize, receive: &mut dyn FnMut(&[u8])) -> usize;
 
-    /// With `true`, [`Self::poll`] never arms the queue's interrupt: for a caller that polls in a loop
-    /// and waits for nothing.
+    /// With `true`, the queue's interrupt is masked: for a caller that polls in a loop and waits for
+    /// nothing.
     fn set_busy_poll(&mut self, on: bool);
 
     /// Handles everything that is no frame: link changes, mailbox, channel, resets. Returns what

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use igb::descriptor::{RxStatus, RxWriteBack, SIZE as DESCRIPTOR};
 use igb::queue_page::{DOORBELL_ASLEEP, DOORBELL_WAKE, SIZE as PAGE, VF_RX, VF_TX};
 use igb::{RXDCTL, Register, vf};
-use igb_driver::interrupt::Interrupts;
+use igb_driver::interrupt::{Interrupts, QUEUE_VECTOR};
 use igb_driver::netdev::XmitError;
 use igb_driver::queue::{Port, QueueOptions};
 use igb_driver::window::VfWindow;
@@ -477,4 +477,23 @@ fn a_function_that_is_gone_is_noticed_and_holds_nothing_up() {
     rig.port.stop(&rig.regs, &mut rig.interrupts);
     assert_eq!(rig.fake.windows.lock().unwrap().len(), 0);
     assert!(rig.open().is_err());
+}
+
+/// The queue's vector stays unmasked: to unmask it after each interrupt would take an access that
+/// traps.
+#[test]
+fn an_interrupt_of_the_queue_takes_no_trapped_access() {
+    let mut rig = rig(Fake::sharing());
+    rig.interrupts.set_up(&rig.regs, 0, 20).unwrap();
+    rig.open().unwrap();
+    assert_eq!(rig.fake.register::<vf::VTEIAM>() & 1 << QUEUE_VECTOR, 0);
+    let queue = 1 << QUEUE_VECTOR;
+    assert_eq!(rig.fake.register::<vf::VTEIAC>() & queue, queue);
+    rig.fake.trapped.lock().unwrap().clear();
+    let vector = rig.interrupts.set_mut().vector(QUEUE_VECTOR as usize);
+    vector.unwrap().signal();
+    let (regs, interrupts) = (&rig.regs, &mut rig.interrupts);
+    assert_eq!(rig.port.poll(regs, interrupts, 64, &mut |_| ()), 0);
+    assert_eq!(rig.port.counters().get("queue_interrupts"), Some(1));
+    assert_eq!(rig.fake.trapped.lock().unwrap()[..], []);
 }
