@@ -629,7 +629,10 @@ fn the_control_socket_answers_nonsense_with_an_error() {
         stream.write_all(line.as_bytes()).unwrap();
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).unwrap();
-        assert!(answer.starts_with("{\"ok\":false,\"error\":"), "{line:?}: {answer}");
+        assert!(
+            answer.starts_with("{\"ok\":false,\"error\":"),
+            "{line:?}: {answer}"
+        );
     }
     let mut stream = UnixStream::connect(&socket).unwrap();
     stream.write_all(&vec![b' '; 5000]).unwrap();
