@@ -21,7 +21,7 @@ pub struct TestOptions {
     /// Leave out everything that starts a virtual machine
     #[arg(long)]
     no_vm: bool,
-    /// Add the long ones: 20 demos in a row, 4 at once, every fuzz target for a while
+    /// Add the long ones: 20 demos in a row, then 4 at once
     #[arg(long)]
     full: bool,
     /// Write the report as JSON
