@@ -11,6 +11,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// A reader of what one binary prints.
+    pub(super) fn named(binary: &str) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            summaries: 0,
+        }
+    }
+
     /// Take one line of the merged output.
     pub(super) fn line(&mut self, line: &str, report: &mut Report) {
         let trimmed = line.trim();

@@ -109,6 +109,34 @@ fn cargo_test(options: &TestOptions, reports: &Path, report: &mut Report) -> any
     Ok(())
 }
 
+/// The test binary of the scenarios over sockets, which cargo has built.
+fn socket_scenarios() -> anyhow::Result<PathBuf> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(build::workspace())
+        .args([
+            "test",
+            "--workspace",
+            "--test",
+            "sockets",
+            "--no-run",
+            "--quiet",
+        ])
+        .arg("--message-format=json")
+        .output()
+        .context("asking cargo for the socket scenarios")?;
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| {
+            message["target"]["name"] == "sockets"
+                && message["package_id"]
+                    .as_str()
+                    .is_some_and(|package| package.contains("tandem-tests"))
+        })
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo built no test called sockets")
+}
+
 /// The third rung: the programs as processes, without privileges.
 fn processes(options: &TestOptions, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
     let filter = options.filter.as_deref().unwrap_or("");
@@ -116,6 +144,8 @@ fn processes(options: &TestOptions, stage: &Stage, report: &mut Report) -> anyho
         println!("\ndemo ({})", stage.identity());
         stage.run(&["demo"], "demo", report)?;
     }
+    println!("\nscenarios over sockets ({})", stage.identity());
+    stage.run_tests(&socket_scenarios()?, filter, report)?;
     println!("\nscenarios over processes ({})", stage.identity());
     stage.run(&["scenarios", filter], "process", report)?;
     if options.full && "demo".contains(filter) {

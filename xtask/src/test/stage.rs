@@ -107,6 +107,40 @@ impl Stage {
         Ok(())
     }
 
+    /// Run a test binary of cargo's as the unprivileged uid. Where everything runs without
+    /// privileges anyway, cargo has done so already.
+    pub(super) fn run_tests(
+        &self,
+        binary: &Path,
+        filter: &str,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let Some(uid) = self.unprivileged else {
+            return Ok(());
+        };
+        let name = format!("sockets as uid {uid}");
+        let copy = self.directory.path().join("sockets");
+        std::fs::copy(binary, &copy).with_context(|| format!("copying {}", binary.display()))?;
+        let output = Command::new(&copy)
+            .arg(filter)
+            .env("TMPDIR", self.directory.path().join("results"))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .uid(uid)
+            .gid(uid)
+            .output()
+            .with_context(|| format!("running {}", copy.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{}", text.lines().last().unwrap_or("no output"));
+        let mut reader = super::libtest::Reader::named(&name);
+        text.lines().for_each(|line| reader.line(line, report));
+        if !output.status.success() || reader.summaries() == 0 {
+            report.check(&name, false, text.into_owned());
+        }
+        self.check_left_behind(&name, report);
+        Ok(())
+    }
+
     /// Run the demo `times` times, `at_once` of them together; one check for all.
     pub(super) fn repeat_demo(
         &self,
