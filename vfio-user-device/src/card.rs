@@ -76,8 +76,6 @@ pub(crate) struct CardState {
     started: Instant,
     pub(crate) kick: Kick,
     pub(crate) linger: Duration,
-    /// The newest configuration that the worker has yet to take.
-    published: Mutex<Option<Arc<Config>>>,
     pf_grace: Duration,
     /// When the VFs go, if no client of the PF has come by then.
     grace_ends: Mutex<Option<Instant>>,
@@ -110,8 +108,10 @@ impl Card {
         });
         let ids: [FunctionId; FUNCTION_COUNT] =
             array::from_fn(|slot| FunctionId::from_slot(slot).expect("a slot of the card"));
+        let mut data = DataPath::new();
+        data.configure(control.config());
         let state = Arc::new(CardState {
-            data: DataLock::new(DataPath::new()),
+            data: DataLock::new(data),
             views: ids.map(|id| View::new(id, options.doorbells.of(id))),
             uplink: options.uplink.open()?,
             tap: options.capture.as_ref().map(|capture| capture.tap()),
@@ -121,7 +121,6 @@ impl Card {
             started: Instant::now(),
             kick: Kick::new()?,
             linger: options.linger,
-            published: Mutex::new(Some(control.config())),
             control: Mutex::new(control),
             pf_grace: options.pf_grace,
             grace_ends: Mutex::new(None),
@@ -233,11 +232,6 @@ impl CardState {
 
     pub(crate) fn set_watcher(&self, watcher: Weak<dyn VfWatcher>) {
         *lock(&self.watcher) = Some(watcher);
-    }
-
-    /// The newest configuration, if the data path has not been given it yet.
-    pub(crate) fn take_published(&self) -> Option<Arc<Config>> {
-        lock(&self.published).take()
     }
 
     /// Read a region for the client of `function`. A device that was pulled out reads all ones.
@@ -388,8 +382,11 @@ impl CardState {
                 view.space.set_bus_master(false);
             }
         }
-        let in_step =
-            !effects.sync.is_empty() || !effects.clear_pages.is_empty() || !left.is_empty();
+        // A filter holds for every frame sent after the write to it was answered.
+        let in_step = config.is_some()
+            || !effects.sync.is_empty()
+            || !effects.clear_pages.is_empty()
+            || !left.is_empty();
         if in_step {
             let mut data = self.visit(caller);
             if let Some(config) = config {
@@ -405,16 +402,6 @@ impl CardState {
             for function in effects.sync.iter() {
                 data.sync_queues(function, &mut host);
             }
-        } else if let Some(config) = config {
-            let mut published = lock(&self.published);
-            if published
-                .as_ref()
-                .is_none_or(|other| other.version() < config.version())
-            {
-                *published = Some(config);
-            }
-            drop(published);
-            self.kick.ring();
         }
         for (view, on) in self.views.iter().zip(bus_master) {
             if on == Some(true) {

@@ -89,9 +89,6 @@ impl Worker<'_> {
         let losses;
         {
             let mut data = card.data.lock_last();
-            if let Some(config) = card.take_published() {
-                data.configure(config);
-            }
             data.advance(card.now());
             let mut host = card.burst();
             if self.polled.elapsed() >= POLL {
