@@ -52,11 +52,15 @@ fn register_accesses_do_not_allocate() {
     for _ in 0..100 {
         access();
     }
-    let before = allocations();
-    for _ in 0..1000 {
-        access();
-    }
-    assert_eq!(allocations() - before, 0);
+    // Something else in the process may allocate once; an access that does shows in every round.
+    let rounds = [(); 5].map(|()| {
+        let before = allocations();
+        for _ in 0..1000 {
+            access();
+        }
+        allocations() - before
+    });
+    assert_eq!(rounds.iter().min(), Some(&0), "{rounds:?}");
 
     // The count works.
     let before = allocations();
