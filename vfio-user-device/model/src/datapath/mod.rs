@@ -1,6 +1,7 @@
 //! What moves frames: the rings of all functions, and the switch between them and the wire.
 
 mod checksum;
+mod deliver;
 mod frame;
 mod ring;
 mod rx;
