@@ -1,9 +1,11 @@
 //! The four programs, wired together in a temporary directory: what the demo and the kill tests
 //! run on.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -12,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::appear::wait_for;
 use crate::control::Control;
+use crate::netns::Namespace;
 use crate::program::Program;
 
 /// How long a program may take to be up.
@@ -49,6 +52,8 @@ pub struct Rig {
     pf: Option<Program>,
     mediator: Option<Program>,
     card: Option<Program>,
+    // After the processes that run in them.
+    places: BTreeMap<String, Arc<Namespace>>,
     options: RigOptions,
     directory: TempDir,
 }
@@ -87,9 +92,16 @@ impl Rig {
             pf: None,
             mediator: None,
             card: None,
+            places: BTreeMap::new(),
             options,
             directory,
         })
+    }
+
+    /// From its next start on, run the process `name` (`card`, `mediator`, `pf`, `vf0`...) inside
+    /// `namespace`. A card with `--uplink tap:NAME` makes its TAP there.
+    pub fn run_inside(&mut self, name: &str, namespace: Arc<Namespace>) {
+        self.places.insert(name.to_owned(), namespace);
     }
 
     /// The directory of everything: sockets, logs, capture.
@@ -151,7 +163,11 @@ impl Rig {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = Command::new(self.options.programs.join(program));
+        let path = self.options.programs.join(program);
+        let mut command = match self.places.get(name) {
+            Some(namespace) => namespace.command(path),
+            None => Command::new(path),
+        };
         command.args(arguments).env_remove("RUST_LOG_STYLE");
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info");
