@@ -47,6 +47,10 @@ pub struct VfPolicy {
     /// The address the VF must use unless it is trusted; `None`: it may choose.
     #[serde(with = "optional_mac")]
     pub mac: Option<MacAddress>,
+    /// A VF whose address nobody set is given one. Otherwise a mailbox driver is told that it has
+    /// none, as Linux's igb does it, and chooses one at random.
+    #[serde(default = "yes")]
+    pub assign_mac: bool,
     /// The VF's frames are tagged with this VLAN and it sees no other.
     pub vlan: Option<PortVlan>,
     /// VLANs the VF may join; `None`: any.
@@ -67,10 +71,16 @@ pub struct VfPolicy {
     pub max_tx_rate: u32,
 }
 
+/// State files of before have no word for it.
+fn yes() -> bool {
+    true
+}
+
 impl Default for VfPolicy {
     fn default() -> Self {
         Self {
             mac: None,
+            assign_mac: true,
             vlan: None,
             allowed_vlans: None,
             max_vlans: 4,
@@ -91,6 +101,9 @@ pub struct VfRules {
     /// See [`VfPolicy::mac`].
     #[serde(with = "optional_mac", skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// See [`VfPolicy::assign_mac`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assign_mac: Option<bool>,
     /// See [`VfPolicy::vlan`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<PortVlan>,
@@ -134,6 +147,7 @@ impl VfRules {
         if let Some(mtu) = self.max_mtu {
             below.max_mtu = Some(mtu);
         }
+        below.assign_mac = self.assign_mac.unwrap_or(below.assign_mac);
         below.max_vlans = self.max_vlans.unwrap_or(below.max_vlans);
         below.max_mac_filters = self.max_mac_filters.unwrap_or(below.max_mac_filters);
         below.trust = self.trust.unwrap_or(below.trust);
@@ -307,13 +321,15 @@ mod tests {
     fn exceptions_lie_over_defaults() {
         let policy = Policy::parse(
             r#"{ "defaults": { "max_mtu": 1400, "spoofchk": false },
-                 "vfs": { "1": { "mac": "02:00:00:00:00:10", "spoofchk": true,
+                 "vfs": { "0": { "assign_mac": false },
+                          "1": { "mac": "02:00:00:00:00:10", "spoofchk": true,
                                  "vlan": { "vid": 10, "qos": 3 } } } }"#,
         )
         .unwrap();
         assert_eq!(policy.of(0).max_mtu, Some(1400));
         assert!(!policy.of(0).spoofchk);
         assert_eq!(policy.of(0).mac, None);
+        assert!(!policy.of(0).assign_mac && policy.of(1).assign_mac);
         assert_eq!(policy.of(1).max_mtu, Some(1400));
         assert!(policy.of(1).spoofchk);
         assert_eq!(policy.of(1).vlan, Some(PortVlan { vid: 10, qos: 3 }));

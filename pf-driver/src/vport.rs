@@ -64,6 +64,13 @@ impl VPort {
     pub fn initial_mac(&self) -> MacAddress {
         self.policy.mac.unwrap_or(self.assigned_mac)
     }
+
+    /// The address that a mailbox driver is given when it begins; `None`: it is to choose one. Until
+    /// it has, the assigned one is in force.
+    #[must_use]
+    pub fn given_mac(&self) -> Option<MacAddress> {
+        (self.policy.mac.is_some() || self.policy.assign_mac).then_some(self.mac)
+    }
 }
 
 /// The switch with all that hangs on it.

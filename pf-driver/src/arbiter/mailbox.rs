@@ -27,7 +27,9 @@ impl Arbiter {
         let cts = vport.is_some_and(|vport| vport.phase == Phase::Active);
         let request = words[0];
         let reply = match (verdict, asked, vport) {
-            (Ok(()), Ok(Ask::Init), Some(vport)) => PfReply::ResetAck(vport.mac),
+            (Ok(()), Ok(Ask::Init), Some(vport)) => vport
+                .given_mac()
+                .map_or(PfReply::ResetNack, PfReply::ResetAck),
             (Ok(()), ..) => PfReply::Ack { request, cts },
             (Err(_), ..) => PfReply::Nack { request, cts },
         };

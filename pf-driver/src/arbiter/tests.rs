@@ -425,6 +425,27 @@ fn stock_igbvf_gets_what_it_asks_for() {
 }
 
 #[test]
+fn igbvf_without_an_address_chooses_one_and_keeps_it_over_a_reset() {
+    let mut arbiter = arbiter();
+    arbiter.switch.vport_mut(0).unwrap().policy.assign_mac = false;
+    let chosen = mac(0x77);
+    for _ in 0..2 {
+        let (verdict, reply) = arbiter.mailbox(0, &VfMessage::Reset.encode());
+        assert_eq!((verdict, reply), (Ok(()), PfReply::ResetNack));
+        let words = VfMessage::SetMac(chosen).encode();
+        let (verdict, reply) = arbiter.mailbox(0, &words);
+        assert_eq!(verdict, Ok(()));
+        let request = words[0];
+        assert_eq!(reply, PfReply::Ack { request, cts: true });
+        assert_eq!(arbiter.switch.vport(0).unwrap().mac, chosen);
+    }
+    // An address of the administrator's is given whatever the policy says.
+    arbiter.switch.vport_mut(0).unwrap().policy.mac = Some(mac(0x78));
+    let (_, reply) = arbiter.mailbox(0, &VfMessage::Reset.encode());
+    assert_eq!(reply, PfReply::ResetAck(mac(0x78)));
+}
+
+#[test]
 fn blocks_tell_what_holds() {
     let mut arbiter = begun();
     let read = |arbiter: &mut Arbiter, vf| {
