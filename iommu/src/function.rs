@@ -133,7 +133,8 @@ pub trait Function: Send + Sync {
         file: Option<(BorrowedFd<'_>, u64)>,
     ) -> Result<(), FunctionError>;
 
-    /// Close exactly the window `iova .. iova + size`; no DMA into it is in flight afterwards.
+    /// Close every window inside `iova .. iova + size`; no DMA into them is in flight afterwards.
+    /// One that reaches over an end of the range is `EINVAL`, and closes none.
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError>;
 
     /// Close every window.

@@ -209,8 +209,11 @@ pub trait Device: Send + Sync {
     /// Open a DMA window. `EEXIST` on overlap, `ENOSPC` when a quota is used up.
     fn dma_map(&self, window: DmaWindow) -> Result<(), Errno>;
 
-    /// Close the window that is exactly `iova .. iova + size`; returns when no DMA into it is in
-    /// flight. `ENOENT` if there is none.
+    /// Close every window inside `iova .. iova + size`; returns when no DMA into them is in flight.
+    ///
+    /// The specification has a client name exactly one window. QEMU behind an emulated I/O MMU names
+    /// ranges that hold many, as kernel VFIO lets it. `EINVAL` if a window reaches over an end of
+    /// the range, and then none is closed; `ENOENT` if there is none in it.
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), Errno>;
 
     /// Close every window.

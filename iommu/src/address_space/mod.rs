@@ -263,21 +263,25 @@ impl AddressSpace {
             .map_err(|error| errno_of(&error))
     }
 
-    /// Close the window that is exactly `iova .. iova + size`. When this returns, no access to it is
-    /// in flight.
+    /// Close every window inside `iova .. iova + size`: usually one, but a client behind an I/O MMU
+    /// of its own takes many back at once, as a kernel's container lets it. When this returns, no
+    /// access to them is in flight.
     ///
     /// # Errors
-    /// `ENOENT`: there is no such window.
+    /// `EINVAL`: a window reaches over an end of the range, and none is closed; `ENOENT`: there is
+    /// no window in it.
     pub fn unmap(&self, iova: u64, size: u64) -> Result<(), Errno> {
         let last = last_address(iova, size).ok_or(Errno::ENOENT)?;
         let mut files = self.files();
-        let window = self.change().remove(iova, last).ok_or(Errno::ENOENT)?;
-        match window.target {
-            Target::Messages => self.messages.drain(iova, last),
-            Target::File { backing, .. } => {
-                // The list and this one hold it: nobody else does any more.
-                if Arc::strong_count(&backing) == 2 {
-                    files.retain(|other| !Arc::ptr_eq(other, &backing));
+        let closed = self.change().remove(iova, last)?;
+        for window in closed {
+            match window.target {
+                Target::Messages => self.messages.drain(window.first, window.last),
+                Target::File { backing, .. } => {
+                    // The list and this one hold it: nobody else does any more.
+                    if Arc::strong_count(&backing) == 2 {
+                        files.retain(|other| !Arc::ptr_eq(other, &backing));
+                    }
                 }
             }
         }

@@ -72,13 +72,20 @@ impl Windows {
         self.0.insert(index, window);
     }
 
-    /// Remove the window that is exactly `first ..= last`.
-    pub(super) fn remove(&mut self, first: u64, last: u64) -> Option<Window> {
-        let index = self
-            .0
-            .binary_search_by_key(&first, |window| window.first)
-            .ok()?;
-        (self.0[index].last == last).then(|| self.0.remove(index))
+    /// Remove every window inside `first ..= last`.
+    ///
+    /// # Errors
+    /// `EINVAL`: a window reaches over an end of the range, and nothing is removed; `ENOENT`: there
+    /// is no window in it.
+    pub(super) fn remove(&mut self, first: u64, last: u64) -> Result<Vec<Window>, Errno> {
+        let start = self.0.partition_point(|window| window.last < first);
+        let end = self.0.partition_point(|window| window.first <= last);
+        match self.0.get(start..end) {
+            None | Some([]) => Err(Errno::ENOENT),
+            Some([head, ..]) if head.first < first => Err(Errno::EINVAL),
+            Some([.., tail]) if tail.last > last => Err(Errno::EINVAL),
+            Some(_) => Ok(self.0.drain(start..end).collect()),
+        }
     }
 }
 

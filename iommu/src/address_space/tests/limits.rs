@@ -102,7 +102,7 @@ fn addresses_do_not_wrap_around() {
     }
     assert_eq!(space.map(window(0x5000, 0, RW, None)), Err(Errno::EINVAL));
     assert_eq!(space.unmap(0x5000, 0), Err(Errno::ENOENT));
-    assert_eq!(space.unmap(0x5000, u64::MAX), Err(Errno::ENOENT));
+    assert_eq!(space.unmap(0x5000, u64::MAX), Err(Errno::ENOENT), "wraps");
     space.unmap(0xFFFF_FFFF_FFFF_F000, 0x1000).expect("unmap");
 }
 
@@ -201,6 +201,58 @@ fn without_bus_mastering_every_access_faults() {
 }
 
 #[test]
+fn a_range_closes_every_window_inside_it_and_none_beside() {
+    let memory = sealed(0x8000);
+    let space = space();
+    for page in [1, 2, 3, 6, 7] {
+        let iova = page * 0x1000;
+        let file = (page != 3).then(|| (duplicate(&memory), iova));
+        space.map(window(iova, 0x1000, RW, file)).expect("map");
+    }
+    assert_eq!(space.unmap(0x1800, 0x8000), Err(Errno::EINVAL), "cuts one");
+    assert_eq!(space.usage().windows, 5, "nothing is closed by half");
+    // Files and messages alike.
+    space.unmap(0x2000, 0x5000).expect("three of them");
+    assert_eq!(space.usage().windows, 2);
+    for gone in [0x2000, 0x3000, 0x6000] {
+        assert_eq!(cause(&space, gone, 1), Some(FaultCause::NoWindow));
+    }
+    assert_eq!(cause(&space, 0x1000, 1), None);
+    space.unmap(0, 1 << 48).expect("the rest");
+    assert_eq!(space.usage(), Usage::default());
+    assert_eq!(space.unmap(0, 1 << 48), Err(Errno::ENOENT));
+}
+
+#[test]
+fn windows_of_a_guest_with_an_iommu_cost_no_mapping_each() {
+    // As a guest's kernel gives them: pages, from the top down, all in one memory.
+    let memory = sealed(0x10_0000);
+    let most = 1 << 14;
+    let space = space_with(Quota {
+        windows: most as usize,
+        ..Quota::default()
+    });
+    for n in 0..most {
+        let iova = 0xFEE0_0000 - (n + 1) * 0x1000;
+        let offset = n % 0x100 * 0x1000;
+        space.map(over(&memory, iova, 0x1000, offset)).expect("map");
+    }
+    let used = Usage {
+        windows: most as usize,
+        files: 1,
+        bytes: 0x10_0000,
+    };
+    assert_eq!(space.usage(), used);
+    assert_eq!(
+        space.map(over(&memory, 0x1000, 0x1000, 0)),
+        Err(Errno::ENOSPC)
+    );
+    assert_eq!(cause(&space, 0xFEDF_F000, 0x1000), None);
+    space.unmap(0, 1 << 39).expect("all at once");
+    assert_eq!(space.usage(), Usage::default());
+}
+
+#[test]
 fn windows_do_not_overlap_and_go_as_they_came() {
     let memory = sealed(0x4000);
     let space = space();
@@ -218,9 +270,13 @@ fn windows_do_not_overlap_and_go_as_they_came() {
     for (iova, size) in [
         (0x4000, 0x1000),
         (0x5000, 0x1000),
-        (0x4000, 0x3000),
-        (0x3000, 0x1000),
+        (0x4800, 0x100),
+        (0x3000, 0x1001),
+        (0x5FFF, 0x1000),
     ] {
+        assert_eq!(space.unmap(iova, size), Err(Errno::EINVAL), "{iova:#x}");
+    }
+    for (iova, size) in [(0x3000, 0x1000), (0x6000, 0x1000), (0, 0x4000)] {
         assert_eq!(space.unmap(iova, size), Err(Errno::ENOENT), "{iova:#x}");
     }
     space.unmap(0x4000, 0x2000).expect("exactly");
