@@ -45,6 +45,8 @@ pub struct Config {
     pub(crate) pad_short: bool,
     /// EtherType of a tag.
     pub(crate) vlan_ethertype: u16,
+    /// EtherType of the outer tag, if frames have one (CTRL_EXT.EXT_VLAN).
+    pub(crate) outer_ethertype: Option<u16>,
     /// The valid address filters.
     pub(crate) addresses: Vec<AddressFilter>,
     /// The valid VLAN pool filters.
@@ -134,6 +136,7 @@ impl Default for Config {
             default_buffer: 0,
             pad_short: false,
             vlan_ethertype: igb::frame::ETHERTYPE_VLAN,
+            outer_ethertype: None,
             addresses: Vec::new(),
             vlans: Vec::new(),
             mta: [0; TABLE_WORDS],

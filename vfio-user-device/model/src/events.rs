@@ -145,6 +145,9 @@ pub struct Events {
     pub(crate) tx_causes: u16,
     /// Transmit queues (card numbers) that sent a spoofed frame.
     pub(crate) wvbr: u16,
+    /// When the first frame left the card that was to be stamped (TSTAMP), on the clock of
+    /// [`crate::DataPath::advance`].
+    pub(crate) tx_timestamp: Option<u64>,
     /// Sizes of frames from the wire: the classes are those of the statistics.
     pub(crate) wire_rx_sizes: [u64; SIZE_CLASSES],
     /// Sizes of frames to the wire.
@@ -241,6 +244,12 @@ impl Events {
         if self.halts.len() < FAULTS_KEPT {
             self.halts.push(halt);
         }
+    }
+
+    /// A frame that was to be stamped left the card.
+    pub(crate) fn tx_timestamp(&mut self, now: u64) {
+        self.dirty = true;
+        self.tx_timestamp.get_or_insert(now);
     }
 
     pub(crate) fn cause(&mut self, ring: Ring, queue: u8) {

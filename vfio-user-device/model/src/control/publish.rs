@@ -2,7 +2,7 @@
 
 use igb::function::{POOL_COUNT, QUEUE_COUNT};
 use igb::{
-    CTRL, DTXSWC, FunctionId, MRQC, MTA, MacAddress, QDE, RAH, RAL, RCTL, RLPML, RPLOLR,
+    CTRL, CTRL_EXT, DTXSWC, FunctionId, MRQC, MTA, MacAddress, QDE, RAH, RAL, RCTL, RLPML, RPLOLR,
     RegisterId, TCTL, UTA, VET, VFRE, VFTA, VFTE, VLVF, VMOLR, VMVIR, VT_CTL, Value, frame, pci,
 };
 
@@ -85,6 +85,10 @@ impl Control {
             default_buffer: BSIZE_LARGEST >> rctl.get(RCTL::BSIZE),
             pad_short: bank.get::<TCTL>().has(TCTL::PSP),
             vlan_ethertype: bank.get::<VET>().get(VET::VET) as u16,
+            outer_ethertype: bank
+                .get::<CTRL_EXT>()
+                .has(CTRL_EXT::EXT_VLAN)
+                .then(|| bank.get::<VET>().get(VET::VET_EXT) as u16),
             addresses: self.address_filters(),
             vlans: self.vlan_filters(),
             mta: std::array::from_fn(|word| bank.get_at::<MTA>(word as u32).raw()),

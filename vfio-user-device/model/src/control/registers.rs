@@ -137,8 +137,12 @@ impl Control {
                 if written.has(CTRL_EXT::PFRSTD) {
                     self.mailboxes.pf_reset_done();
                 }
+                let old = self.bank.get::<CTRL_EXT>();
                 self.bank
                     .set(written.clear(CTRL_EXT::PFRSTD).clear(CTRL_EXT::EE_RST));
+                if old.has(CTRL_EXT::EXT_VLAN) != written.has(CTRL_EXT::EXT_VLAN) {
+                    return self.republish(FunctionSet::EMPTY);
+                }
             }
             RegisterId::EECD => self.write_eecd(Value::from_raw(value)),
             RegisterId::EERD => self.bank.set(self.nvm.eerd(Value::from_raw(value))),

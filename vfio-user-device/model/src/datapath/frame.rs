@@ -46,10 +46,13 @@ impl Tail<'_> {
 /// The two addresses of a frame.
 pub(super) const ADDRESSES: usize = 2 * ADDRESS_LENGTH;
 
-/// A frame without its VLAN tag, and the tag.
+/// A frame without its VLAN tag, and the tag. Where all frames have an outer tag (CTRL_EXT.EXT_VLAN,
+/// datasheet 7.4.5) that one stays as it is, and the tag is the inner one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
     pub(super) addresses: [u8; ADDRESSES],
+    /// The outer tag, with its EtherType.
+    pub(super) outer: Option<[u8; TAG_LENGTH]>,
     pub(super) tag: Option<VlanTag>,
     /// From the EtherType on, as far as it is local.
     pub(super) rest: &'a [u8],
@@ -59,29 +62,36 @@ pub(super) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// The frame that starts with these local bytes; `None` if it is shorter than a header. A tag in
-    /// the frame is taken out.
-    pub(super) fn parse(local: &'a [u8], tail: Option<Tail<'a>>, vlan: u16) -> Option<Self> {
+    /// the frame, of EtherType `vlan`, is taken out. With `outer`, the EtherType of an outer tag, only
+    /// a tag behind such a one counts.
+    pub(super) fn parse(
+        local: &'a [u8],
+        tail: Option<Tail<'a>>,
+        vlan: u16,
+        outer: Option<u16>,
+    ) -> Option<Self> {
         let addresses = *local.first_chunk::<ADDRESSES>()?;
-        let rest = local
-            .get(ADDRESSES..)
-            .filter(|_| local.len() >= HEADER_LENGTH)?;
-        let tag = match rest {
-            [a, b, c, d, _, _, ..] if [*a, *b] == vlan.to_be_bytes() => {
-                Some(VlanTag(u16::from_be_bytes([*c, *d])))
-            }
-            _ => None,
-        };
-        let rest = if tag.is_some() {
-            &rest[TAG_LENGTH..]
-        } else {
-            rest
-        };
-        Some(Self {
+        let mut frame = Self {
             addresses,
-            tag,
-            rest,
+            outer: None,
+            tag: None,
+            rest: local
+                .get(ADDRESSES..)
+                .filter(|_| local.len() >= HEADER_LENGTH)?,
             tail,
-        })
+        };
+        if let Some(ethertype) = outer {
+            let Some((tag, rest)) = split_tag(frame.rest, ethertype) else {
+                return Some(frame);
+            };
+            frame.outer = Some(*tag);
+            frame.rest = rest;
+        }
+        if let Some(([_, _, high, low], rest)) = split_tag(frame.rest, vlan) {
+            frame.tag = Some(VlanTag(u16::from_be_bytes([*high, *low])));
+            frame.rest = rest;
+        }
+        Some(frame)
     }
 
     pub(super) fn destination(&self) -> MacAddress {
@@ -99,20 +109,31 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Bytes of both addresses and the outer tag.
+    pub(super) fn prefix_len(&self) -> usize {
+        ADDRESSES + self.outer.map_or(0, |tag| tag.len())
+    }
+
     /// Bytes without tag and FCS.
     pub(super) fn untagged_len(&self) -> usize {
-        ADDRESSES + self.rest.len() + self.tail.map_or(0, |tail| tail.len)
+        self.prefix_len() + self.rest.len() + self.tail.map_or(0, |tail| tail.len)
     }
 
     /// Bytes with its tag, without FCS.
     pub(super) fn len(&self) -> usize {
-        self.untagged_len() + if self.tag.is_some() { TAG_LENGTH } else { 0 }
+        self.untagged_len() + self.tag.map_or(0, |_| TAG_LENGTH)
+    }
+
+    /// Bytes of its tags.
+    pub(super) fn tags_len(&self) -> usize {
+        self.len() - self.untagged_len() + self.prefix_len() - ADDRESSES
     }
 
     /// The local part as it goes out, with the tag or without it, into `buffer`.
     pub(super) fn write_local(&self, with_tag: bool, vlan: u16, buffer: &mut Vec<u8>) {
         buffer.clear();
         buffer.extend_from_slice(&self.addresses);
+        buffer.extend_from_slice(self.outer.as_ref().map_or(&[], |tag| tag));
         if let Some(tag) = self.tag.filter(|_| with_tag) {
             buffer.extend_from_slice(&vlan.to_be_bytes());
             buffer.extend_from_slice(&tag.0.to_be_bytes());
@@ -121,19 +142,27 @@ impl<'a> Frame<'a> {
     }
 }
 
-const _: () = assert!(ETHERTYPE_OFFSET == ADDRESSES && HEAD >= HEADER_LENGTH + TAG_LENGTH);
+/// The tag of this EtherType that `rest` begins with, and what follows, which has an EtherType of its
+/// own.
+fn split_tag(rest: &[u8], ethertype: u16) -> Option<(&[u8; TAG_LENGTH], &[u8])> {
+    let (tag, after) = rest.split_first_chunk::<TAG_LENGTH>()?;
+    (tag[..2] == ethertype.to_be_bytes() && after.len() >= HEADER_LENGTH - ADDRESSES)
+        .then_some((tag, after))
+}
+
+const _: () = assert!(ETHERTYPE_OFFSET == ADDRESSES && HEAD >= HEADER_LENGTH + 2 * TAG_LENGTH);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use igb::frame::ETHERTYPE_VLAN;
+    use igb::frame::{ETHERTYPE_QINQ, ETHERTYPE_VLAN};
     use proptest::prelude::*;
 
     #[test]
     fn a_tag_is_taken_out_and_put_back() {
         let mut bytes: Vec<u8> = (0..60).collect();
         bytes[12..16].copy_from_slice(&[0x81, 0, 0x20, 0x05]);
-        let frame = Frame::parse(&bytes, None, ETHERTYPE_VLAN).unwrap();
+        let frame = Frame::parse(&bytes, None, ETHERTYPE_VLAN, None).unwrap();
         assert_eq!(frame.tag, Some(VlanTag(0x2005)));
         assert_eq!((frame.len(), frame.untagged_len()), (60, 56));
         assert_eq!(frame.ethertype(), 0x1011);
@@ -148,11 +177,40 @@ mod tests {
     fn a_truncated_tag_is_no_tag() {
         let mut bytes = vec![0; 17];
         bytes[12..14].copy_from_slice(&[0x81, 0]);
+        let parse = |bytes| Frame::parse(bytes, None, ETHERTYPE_VLAN, None);
+        assert_eq!(parse(&bytes).unwrap().tag, None);
+        assert!(parse(&bytes[..13]).is_none());
+    }
+
+    #[test]
+    fn an_outer_tag_stays_and_the_inner_one_counts() {
+        let mut bytes: Vec<u8> = (0..64).collect();
+        bytes[12..20].copy_from_slice(&[0x88, 0xA8, 0, 1, 0x81, 0, 0x20, 5]);
+        let outer = Some(ETHERTYPE_QINQ);
+        let frame = Frame::parse(&bytes, None, ETHERTYPE_VLAN, outer).unwrap();
         assert_eq!(
-            Frame::parse(&bytes, None, ETHERTYPE_VLAN).unwrap().tag,
-            None
+            (frame.outer, frame.tag),
+            (Some([0x88, 0xA8, 0, 1]), Some(VlanTag(0x2005)))
         );
-        assert!(Frame::parse(&bytes[..13], None, ETHERTYPE_VLAN).is_none());
+        assert_eq!(
+            (frame.len(), frame.untagged_len(), frame.ethertype()),
+            (64, 60, 0x1415)
+        );
+        let mut out = Vec::new();
+        frame.write_local(true, ETHERTYPE_VLAN, &mut out);
+        assert_eq!(out, bytes);
+        frame.write_local(false, ETHERTYPE_VLAN, &mut out);
+        assert_eq!(out[12..18], [0x88, 0xA8, 0, 1, 0x14, 0x15]);
+        // One tag alone is the outer one, and without it there is none.
+        bytes[12..14].copy_from_slice(&[0x81, 0]);
+        bytes[16] = 0;
+        let both = Frame::parse(&bytes, None, ETHERTYPE_VLAN, Some(ETHERTYPE_VLAN)).unwrap();
+        assert_eq!((both.outer, both.tag), (Some([0x81, 0, 0, 1]), None));
+        let none = Frame::parse(&bytes, None, ETHERTYPE_VLAN, outer).unwrap();
+        assert_eq!(
+            (none.outer, none.tag, none.ethertype()),
+            (None, None, 0x8100)
+        );
     }
 
     proptest! {

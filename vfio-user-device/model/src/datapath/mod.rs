@@ -274,7 +274,8 @@ impl DataPath {
             return events.drop_frame(Port::Uplink, DropReason::Oversize);
         }
         let config = Arc::clone(&self.config);
-        let Some(frame) = Frame::parse(bytes, None, config.vlan_ethertype) else {
+        let Some(frame) = Frame::parse(bytes, None, config.vlan_ethertype, config.outer_ethertype)
+        else {
             return events.drop_frame(Port::Uplink, DropReason::Runt);
         };
         let destination = frame.destination();

@@ -4,7 +4,7 @@
 use igb::descriptor::{
     self, LegacyRx, LegacyRxStatus, Raw, RxRead, RxStatus, RxWriteBack, STATUS_WORD,
 };
-use igb::frame::{FCS_LENGTH, TAG_LENGTH};
+use igb::frame::FCS_LENGTH;
 use igb::queue_page::QueueRegister;
 use igb::{SRRCTL, Value, VlanTag};
 
@@ -202,8 +202,8 @@ impl RxQueue {
             State::Halted => return Err(DropReason::QueueHalted.into()),
             State::Running => {}
         }
-        // The limit allows for one tag more (datasheet 8.10.3).
-        let limit = receiver.max_frame as usize + if frame.tag.is_some() { TAG_LENGTH } else { 0 };
+        // The limit allows for the tags (datasheet 8.10.3).
+        let limit = receiver.max_frame as usize + frame.tags_len();
         if frame.len() + FCS_LENGTH > limit {
             return Err(DropReason::TooLong.into());
         }

@@ -9,7 +9,7 @@ use igb::{FunctionId, MacAddress, VlanTag};
 
 use super::checksum;
 use super::deliver::count_rx;
-use super::frame::{ADDRESSES, Frame, HEAD, Segment, Tail};
+use super::frame::{Frame, HEAD, Segment, Tail};
 use super::ring::{Place, State};
 use super::switch::Destinations;
 use super::tx::{Checksum, FRAME_DESCRIPTORS, Item, Request};
@@ -270,7 +270,8 @@ impl DataPath {
             len: request.len - head.len(),
         })
         .filter(|tail| tail.len != 0);
-        let mut frame = Frame::parse(head, tail, vlan).ok_or(DropReason::Runt)?;
+        let mut frame =
+            Frame::parse(head, tail, vlan, config.outer_ethertype).ok_or(DropReason::Runt)?;
         // Bytes of a tag that the frame had in it and the frame's copy has not.
         let mut removed = if frame.tag.is_some() { TAG_LENGTH } else { 0 };
         match (config.pools[usize::from(pool & 7)].insert, request.insert) {
@@ -280,7 +281,7 @@ impl DataPath {
             (VlanInsert::Always(tag), _) => frame.tag = Some(VlanTag(tag)),
             (VlanInsert::Descriptor, Some(tag)) => {
                 // A tag that is in the frame becomes the inner one.
-                frame.rest = &head[ADDRESSES..];
+                frame.rest = &head[frame.prefix_len()..];
                 frame.tag = Some(tag);
                 removed = 0;
             }
@@ -320,11 +321,12 @@ impl DataPath {
             if result.is_ok() {
                 let tag = frame.tag;
                 // `whole` has no tag in it, and one that it seems to have is payload.
+                let prefix = frame.prefix_len();
                 frame = Frame {
-                    addresses: frame.addresses,
                     tag,
-                    rest: &whole[ADDRESSES..],
+                    rest: &whole[prefix..],
                     tail: None,
+                    ..frame
                 };
                 self.show(
                     &frame,
@@ -343,6 +345,9 @@ impl DataPath {
         if result.is_ok() {
             if uplink {
                 self.send_out(&frame, vlan, host, events);
+                if request.stamp {
+                    events.tx_timestamp(self.now);
+                }
             }
             let port = events.port_mut(Port::Function(place.function));
             count_tx(port, &frame, route.pools != 0);

@@ -60,6 +60,8 @@ pub(super) struct Request {
     /// The tag to insert.
     pub(super) insert: Option<VlanTag>,
     pub(super) checksum: Checksum,
+    /// The frame's departure is to be stamped (IEEE 1588).
+    pub(super) stamp: bool,
 }
 
 /// Checksums to insert.
@@ -125,6 +127,7 @@ impl TxQueue {
         request.len = 0;
         request.insert = None;
         request.checksum = Checksum::None;
+        request.stamp = false;
         let mut refused = None;
         let mut first = true;
         for (n, bytes) in raw.iter().enumerate() {
@@ -149,6 +152,7 @@ impl TxQueue {
                         if command.contains(TxCommand::VLE) {
                             request.insert = Some(VlanTag(context.vlan_tag()));
                         }
+                        request.stamp = command.contains(TxCommand::TSTAMP);
                         if data.options().intersects(TxOptions::IXSM | TxOptions::TXSM) {
                             request.checksum = Checksum::Advanced(data.options(), context);
                         }
