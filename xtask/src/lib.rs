@@ -13,4 +13,5 @@ pub mod report;
 pub mod rig;
 pub mod scenarios;
 pub mod test;
+pub mod usage;
 pub mod vm;

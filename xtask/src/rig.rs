@@ -54,6 +54,8 @@ pub struct Rig {
     card: Option<Program>,
     // After the processes that run in them.
     places: BTreeMap<String, Arc<Namespace>>,
+    pf_netdev: Option<String>,
+    pf_arguments: Vec<String>,
     options: RigOptions,
     directory: TempDir,
 }
@@ -93,6 +95,8 @@ impl Rig {
             mediator: None,
             card: None,
             places: BTreeMap::new(),
+            pf_netdev: None,
+            pf_arguments: Vec::new(),
             options,
             directory,
         })
@@ -102,6 +106,45 @@ impl Rig {
     /// `namespace`. A card with `--uplink tap:NAME` makes its TAP there.
     pub fn run_inside(&mut self, name: &str, namespace: Arc<Namespace>) {
         self.places.insert(name.to_owned(), namespace);
+    }
+
+    /// From its next start on, the PF driver has this `--netdev` in place of a stack of its own at
+    /// [`PF_ADDRESS`].
+    pub fn set_pf_netdev(&mut self, netdev: &str) {
+        self.pf_netdev = Some(netdev.to_owned());
+    }
+
+    /// From its next start on, the PF driver gets these arguments too.
+    pub fn set_pf_arguments(&mut self, arguments: &[&str]) {
+        self.pf_arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Run `pf-driver ctl` with `words`; what it prints, as JSON.
+    pub fn pf_ctl(&self, words: &[&str]) -> anyhow::Result<Value> {
+        let control = self.pf_control();
+        self.ctl("pf-driver", control.path(), words)
+    }
+
+    /// Run `mediator ctl` with `words`; what it prints, as JSON.
+    pub fn mediator_ctl(&self, words: &[&str]) -> anyhow::Result<Value> {
+        let control = self.mediator_control();
+        self.ctl("mediator", control.path(), words)
+    }
+
+    fn ctl(&self, program: &str, control: &Path, words: &[&str]) -> anyhow::Result<Value> {
+        let output = Command::new(self.program(program))
+            .args(["ctl", "--json", "--control"])
+            .arg(control)
+            .args(words)
+            .output()
+            .with_context(|| format!("running {program} ctl"))?;
+        let line = words.join(" ");
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} ctl {line} failed: {}", said.trim());
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{program} ctl {line} did not print JSON"))
     }
 
     /// The directory of everything: sockets, logs, capture.
@@ -255,13 +298,19 @@ impl Rig {
             text(&self.at("policy.json")),
             "--state".into(),
             text(&self.at("pf-state.json")),
-            "--netdev".into(),
-            "echo".into(),
-            "--address".into(),
-            format!("{PF_ADDRESS}/24"),
             "--control".into(),
             text(self.pf_control().path()),
         ];
+        arguments.extend(match &self.pf_netdev {
+            Some(netdev) => vec!["--netdev".into(), netdev.clone()],
+            None => vec![
+                "--netdev".into(),
+                "echo".into(),
+                "--address".into(),
+                format!("{PF_ADDRESS}/24"),
+            ],
+        });
+        arguments.extend(self.pf_arguments.iter().cloned());
         arguments.extend_from_slice(mediator);
         let program = self.start("pf-driver", "pf", arguments)?;
         let mut awaited = vec![self.pf_control().path().to_path_buf()];
