@@ -18,7 +18,25 @@ macro_rules! filter_registers {
             AV: 31,
         }
         /// VLAN Priority Queue Filter.
-        VLAPQF: RW @ 0x55B0, "8.11" {}
+        VLAPQF: RW @ 0x55B0, "8.11" {
+            /// Queue of frames of priority 0, if valid; four bits for each priority.
+            VP0QSEL: 0..=2,
+            VLANP0V: 3,
+            VP1QSEL: 4..=6,
+            VLANP1V: 7,
+            VP2QSEL: 8..=10,
+            VLANP2V: 11,
+            VP3QSEL: 12..=14,
+            VLANP3V: 15,
+            VP4QSEL: 16..=18,
+            VLANP4V: 19,
+            VP5QSEL: 20..=22,
+            VLANP5V: 23,
+            VP6QSEL: 24..=26,
+            VLANP6V: 27,
+            VP7QSEL: 28..=30,
+            VLANP7V: 31,
+        }
         /// SYN Packet Queue Filter.
         SYNQF: RW @ 0x55FC, "8.11" {
             QUEUE_ENABLE: 0,
@@ -46,18 +64,27 @@ macro_rules! filter_registers {
         SAQF[8]: RW @ 0x5980 stride 4, "8.11" {}
         /// Destination Address Queue Filter.
         DAQF[8]: RW @ 0x59A0 stride 4, "8.11" {}
-        /// Source Port Queue Filter.
+        /// Source Port Queue Filter, in the order of the wire.
         SPQF[8]: RW @ 0x59C0 stride 4, "8.11" {}
         /// Five-tuple Queue Filter.
         FTQF[8]: RW @ 0x59E0 stride 4, "8.11" {
             PROTOCOL: 0..=7,
             QUEUE_ENABLE: 8,
-            VF: 9..=11,
+            /// The pool to compare.
+            VF: 12..=14,
+            /// The pool is not compared.
+            VF_MASK: 15,
+            QUEUE: 16..=19,
             /// The packet is a 1588 event to be stamped.
             TIME_STAMP_1588: 27,
-            MASK: 28..=31,
+            /// What is not compared.
+            MASK_PROTOCOL: 28,
+            MASK_SOURCE: 29,
+            MASK_DESTINATION: 30,
+            MASK_SOURCE_PORT: 31,
         }
-        /// Redirection Table: four queue numbers in each; low nibble of each byte.
+        /// Redirection Table: four queue numbers in each; low nibble of each byte. With pools, bit 3 of
+        /// a number says which of the pool's two queues.
         RETA[32]: RW @ 0x5C00 stride 4, "8.11" {
             ENTRY0: 0..=7,
             ENTRY1: 8..=15,

@@ -229,10 +229,27 @@ macro_rules! interrupt_registers {
             OTHER: 8..=12,
             OTHER_VALID: 15,
         }
-        /// Immediate Interrupt Rx: destination port of a low latency interrupt.
-        IMIR[8]: RW @ 0x5A80 stride 4, "8.8" {}
+        /// Immediate Interrupt Rx: the destination port that FTQF of the same number compares.
+        IMIR[8]: RW @ 0x5A80 stride 4, "8.8" {
+            /// In the order of the wire.
+            PORT: 0..=15,
+            /// A match interrupts at once.
+            PORT_IM_EN: 16,
+            /// The port is not compared.
+            PORT_BP: 17,
+            /// Of the matching filters, the one with the highest decides.
+            PRIORITY: 29..=31,
+        }
         /// Immediate Interrupt Rx Extended.
-        IMIREXT[8]: RW @ 0x5AA0 stride 4, "8.8" {}
+        IMIREXT[8]: RW @ 0x5AA0 stride 4, "8.8" {
+            SIZE_THRESH: 0..=11,
+            /// The size is not compared.
+            SIZE_BP: 12,
+            /// TCP flags, one of which must be set: URG, ACK, PSH, RST, SYN, FIN from the lowest.
+            CTRL: 13..=18,
+            /// The flags are not compared.
+            CTRL_BP: 19,
+        }
         /// Immediate Interrupt Rx VLAN Priority.
         IMIRVP: RW @ 0x5AC0, "8.8" {}
     }};

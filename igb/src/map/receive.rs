@@ -91,7 +91,8 @@ macro_rules! receive_registers {
             BSIZEHEADER: 8..=13,
             /// Free descriptors below which RXDMT0 is caused, in units of 16.
             RDMTS: 20..=24,
-            /// 0 legacy, 1 advanced one buffer, 2 header split, 5 header split always.
+            /// 0 legacy, 1 advanced one buffer, 2 header split, 3 header replication, 4 the same of
+            /// large packets only, 5 header split always.
             DESCTYPE: 25..=27,
             /// Time stamp in the packet (later devices; reserved in the 82576).
             TIMESTAMP: 30,
@@ -168,7 +169,9 @@ macro_rules! receive_registers {
             SYNQFP: 19,
         }
         /// Packet Split Receive Type, one per pool.
-        PSRTYPE[8]: RW @ 0x5480 stride 4, "8.10" {
+        PSRTYPE[8]: RW @ 0x5480 stride 4 reset 0x0007_FFFF, "8.10" {
+            /// Kinds of packets whose header is split: 1 IPv4, 2 with TCP, 3 with UDP, 4 IPv6 in
+            /// IPv4, 5 with TCP, 6 with UDP, 7 IPv6, 8 with TCP, 9 with UDP, others with NFS.
             PSR_TYPE: 0..=18,
         }
     }};

@@ -3,6 +3,10 @@
 use igb::function::{FUNCTION_COUNT, POOL_COUNT, QUEUE_COUNT, VF_COUNT, queue_of_vf};
 use igb::{FunctionId, MacAddress};
 
+mod receive;
+
+pub(crate) use receive::*;
+
 /// Words of MTA, UTA and VFTA.
 pub(crate) const TABLE_WORDS: usize = 128;
 
@@ -47,6 +51,7 @@ pub struct Config {
     pub(crate) vlan_ethertype: u16,
     /// EtherType of the outer tag, if frames have one (CTRL_EXT.EXT_VLAN).
     pub(crate) outer_ethertype: Option<u16>,
+    pub(crate) receive: ReceiveConfig,
     /// The valid address filters.
     pub(crate) addresses: Vec<AddressFilter>,
     /// The valid VLAN pool filters.
@@ -137,6 +142,7 @@ impl Default for Config {
             pad_short: false,
             vlan_ethertype: igb::frame::ETHERTYPE_VLAN,
             outer_ethertype: None,
+            receive: ReceiveConfig::default(),
             addresses: Vec::new(),
             vlans: Vec::new(),
             mta: [0; TABLE_WORDS],

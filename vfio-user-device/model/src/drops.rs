@@ -41,6 +41,8 @@ drop_reasons! {
     FilterVlan = "filter-vlan",
     /// The link is down.
     LinkDown = "link-down",
+    /// A frame from the wire while the MAC or the PHY is looped back.
+    Loopback = "loopback",
     /// Shorter than an Ethernet header.
     Runt = "runt",
     /// Longer than the receiver accepts (RLPML, LPE).

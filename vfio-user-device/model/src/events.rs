@@ -134,6 +134,19 @@ pub struct PortEvents {
     pub halts: u64,
 }
 
+/// A received 1588 message whose time is for RXSTMP and RXSATR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RxStamp {
+    /// When, on the clock of [`crate::DataPath::advance`].
+    pub(crate) at_ns: u64,
+    /// The one of [`crate::config::StampConfig`] that it used up.
+    pub(crate) ticket: u64,
+    /// The source's identity: the bytes 22 to 27 of the message, V1 or V2, as on the wire.
+    pub(crate) source: [u8; 6],
+    /// Its sequence number.
+    pub(crate) sequence: u16,
+}
+
 /// Everything that happened since the last [`Events::clear`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
@@ -156,6 +169,8 @@ pub struct Events {
     pub(crate) uplink: PortEvents,
     pub(crate) faults: SmallVec<[Fault; 2]>,
     pub(crate) halts: SmallVec<[Halt; 2]>,
+    /// The frame that was stamped.
+    pub(crate) rx_stamp: Option<RxStamp>,
     dirty: bool,
 }
 
@@ -250,6 +265,11 @@ impl Events {
     pub(crate) fn tx_timestamp(&mut self, now: u64) {
         self.dirty = true;
         self.tx_timestamp.get_or_insert(now);
+    }
+
+    pub(crate) fn stamp(&mut self, stamp: RxStamp) {
+        self.dirty = true;
+        self.rx_stamp = Some(stamp);
     }
 
     pub(crate) fn cause(&mut self, ring: Ring, queue: u8) {

@@ -9,6 +9,7 @@ mod pci;
 mod phy;
 mod publish;
 mod rate;
+mod receive;
 mod region;
 mod registers;
 mod reset;
@@ -79,6 +80,8 @@ pub struct Control {
     epochs: [u64; FUNCTION_COUNT],
     /// The first configuration version after the latest reset of each function.
     reset_versions: [u64; FUNCTION_COUNT],
+    /// Counts how often RXSTMP was free for the time of another frame.
+    rx_stamp_ticket: u64,
     config: Arc<Config>,
     config_stale: bool,
     report: Snapshot,
@@ -108,6 +111,7 @@ impl Control {
             io_address: 0,
             epochs: [0; FUNCTION_COUNT],
             reset_versions: [0; FUNCTION_COUNT],
+            rx_stamp_ticket: 0,
             config: Arc::default(),
             config_stale: true,
             report: Snapshot {

@@ -8,6 +8,7 @@ use igb::{
 
 use super::Control;
 use super::rate;
+use super::receive;
 use crate::config::{
     AddressFilter, Config, FunctionConfig, PoolConfig, TABLE_WORDS, VlanFilter, VlanInsert,
 };
@@ -36,7 +37,7 @@ pub(super) fn concerns_data_path(id: RegisterId) -> bool {
             | RegisterId::QDE
             | RegisterId::VFRE
             | RegisterId::VFTE
-    )
+    ) || receive::concerns_data_path(id)
 }
 
 /// VMVIR.VLANA.
@@ -89,6 +90,7 @@ impl Control {
                 .get::<CTRL_EXT>()
                 .has(CTRL_EXT::EXT_VLAN)
                 .then(|| bank.get::<VET>().get(VET::VET_EXT) as u16),
+            receive: self.receive_config(),
             addresses: self.address_filters(),
             vlans: self.vlan_filters(),
             mta: std::array::from_fn(|word| bank.get_at::<MTA>(word as u32).raw()),

@@ -5,25 +5,25 @@ mod deliver;
 mod frame;
 mod ring;
 mod rx;
+mod stamp;
 mod switch;
 mod transmit;
 mod tx;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use igb::FunctionId;
-use igb::frame::{HEADER_LENGTH, MAX_JUMBO_LENGTH, TAG_LENGTH};
+use igb::frame::{HEADER_LENGTH, TAG_LENGTH};
 use igb::function::{FUNCTION_COUNT, QUEUE_COUNT};
 use igb::queue_page::{DOORBELL_ASLEEP, DOORBELL_WAKE, Page};
 use smallvec::SmallVec;
 
 use crate::config::Config;
-use crate::drops::DropReason;
 use crate::effects::FunctionSet;
-use crate::events::{Direction, Events, Halt, HaltReason, Port, Ring as Kind, size_class};
+use crate::events::{Events, Halt, HaltReason, Ring as Kind};
 use crate::host::{DataHost, FaultCause};
-use frame::Frame;
 use ring::{Place, State};
 use rx::{Refusal, RxQueue};
 use transmit::{RETRY_NS, Scratch, fault_of};
@@ -63,6 +63,8 @@ pub struct DataPath {
     asleep: FunctionSet,
     /// Halts found outside a round, to be reported in the next.
     halts: SmallVec<[Halt; 4]>,
+    /// The ticket that the last time stamp has used up.
+    stamped: Option<u64>,
     scratch: Scratch,
 }
 
@@ -86,6 +88,7 @@ impl DataPath {
             speaks_wake: FunctionSet::EMPTY,
             asleep: FunctionSet::EMPTY,
             halts: SmallVec::new(),
+            stamped: None,
             scratch: Scratch::default(),
         }
     }
@@ -262,39 +265,6 @@ impl DataPath {
                 );
             }
         }
-    }
-
-    /// A frame (without FCS) came in from the wire.
-    pub fn uplink_receive(&mut self, bytes: &[u8], host: &mut dyn DataHost, events: &mut Events) {
-        self.begin(events);
-        if !self.config.link_up {
-            return events.drop_frame(Port::Uplink, DropReason::LinkDown);
-        }
-        if bytes.len() > MAX_JUMBO_LENGTH {
-            return events.drop_frame(Port::Uplink, DropReason::Oversize);
-        }
-        let config = Arc::clone(&self.config);
-        let Some(frame) = Frame::parse(bytes, None, config.vlan_ethertype, config.outer_ethertype)
-        else {
-            return events.drop_frame(Port::Uplink, DropReason::Runt);
-        };
-        let destination = frame.destination();
-        let port = events.port_mut(Port::Uplink);
-        port.tx_packets += 1;
-        port.tx_bytes += bytes.len() as u64;
-        port.tx_broadcast += u64::from(destination.is_broadcast());
-        port.tx_multicast += u64::from(destination.is_multicast() && !destination.is_broadcast());
-        events.wire_rx_sizes[size_class(bytes.len())] += 1;
-        if host.capturing() {
-            host.capture(Port::Uplink, Direction::Ingress, bytes);
-        }
-        let route = config.route_receive(destination, frame.tag);
-        if let Some(reason) = route.reason {
-            return events.drop_frame(Port::Uplink, reason);
-        }
-        // A frame from the wire has no sender whose memory could fail.
-        let _ = self.deliver(&config, &frame, route.pools, None, host, events);
-        self.publish_heads(host);
     }
 
     /// The caller is about to sleep: tell the drivers that speak the wake protocol. `false`: a

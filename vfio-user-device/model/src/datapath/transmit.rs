@@ -303,7 +303,7 @@ impl DataPath {
         if let Some(reason) = route.reason {
             return Err(reason.into());
         }
-        let uplink = route.uplink && config.link_up;
+        let uplink = route.uplink && (config.link_up || config.receive.loopback_mac);
         if route.uplink && !uplink && route.pools == 0 {
             return Err(DropReason::LinkDown.into());
         }
@@ -364,14 +364,17 @@ impl DataPath {
         host: &mut dyn DataHost,
         events: &mut Events,
     ) {
+        events.wire_tx_sizes[size_class(frame.len())] += 1;
+        count_rx(events.port_mut(Port::Uplink), frame, true);
+        if self.config.receive.loopback_mac {
+            return self.come_back(frame, host, events);
+        }
         frame.write_local(true, vlan, &mut self.scratch.local);
         let bytes = &self.scratch.local;
         host.uplink_send(bytes);
         if host.capturing() {
             host.capture(Port::Uplink, Direction::Egress, bytes);
         }
-        events.wire_tx_sizes[size_class(bytes.len())] += 1;
-        count_rx(events.port_mut(Port::Uplink), frame, true);
     }
 
     /// Let a capture see a frame.

@@ -7,6 +7,7 @@ mod determinism;
 mod forwarding;
 mod hostile;
 mod interrupts;
+mod loopback;
 mod offloads;
 mod probe;
 mod resets;
