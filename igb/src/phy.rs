@@ -42,6 +42,10 @@ pub const LINK: u8 = 19;
 pub const POWER_MANAGEMENT: u8 = 25;
 /// Page select; the page is in the register's value.
 pub const PAGE_SELECT: u8 = 31;
+/// In PAGE_SELECT, bits of the register; the page is above them.
+pub const PAGE_SHIFT: u32 = 5;
+/// The first register that pages have one of each.
+pub const FIRST_PAGED: u8 = 16;
 
 /// PHY_ID1 of the internal PHY.
 pub const ID1: u16 = 0x02A8;
@@ -92,6 +96,14 @@ pub mod status {
 pub mod advertise {
     /// IEEE 802.3.
     pub const SELECTOR: u16 = 1;
+    /// 10BASE-T, half duplex.
+    pub const TEN_HALF: u16 = 1 << 5;
+    /// 10BASE-T, full duplex.
+    pub const TEN_FULL: u16 = 1 << 6;
+    /// 100BASE-TX, half duplex.
+    pub const HUNDRED_HALF: u16 = 1 << 7;
+    /// 100BASE-TX, full duplex.
+    pub const HUNDRED_FULL: u16 = 1 << 8;
     /// 10BASE-T and 100BASE-TX, half and full duplex.
     pub const ALL_10_100: u16 = 0xF << 5;
     /// Pause.
@@ -132,6 +144,10 @@ pub mod port_status {
     pub const MDIX: u16 = 1 << 11;
     /// Speed.
     pub const SPEED: u16 = 3 << 14;
+    /// Speed: 10 Mbit/s.
+    pub const SPEED_10: u16 = 1 << 14;
+    /// Speed: 100 Mbit/s.
+    pub const SPEED_100: u16 = 2 << 14;
     /// Speed: 1000 Mbit/s.
     pub const SPEED_1000: u16 = 3 << 14;
 }

@@ -23,11 +23,16 @@ macro_rules! time_registers {
         /// Time Adjustment Offset Low.
         TIMADJL: RW @ 0xB60C, "8.16" {}
         /// Time Adjustment Offset High.
-        TIMADJH: RW @ 0xB610, "8.16" {}
+        TIMADJH: RW @ 0xB610, "8.16" {
+            OFFSET: 0..=30,
+            /// The offset is taken away.
+            SIGN: 31,
+        }
         /// Tx Time Sync Control.
         TSYNCTXCTL: RW @ 0xB614, "8.16" {
             /// TXSTMP holds a stamp; reading TXSTMPH clears it.
             TXTT: 0,
+            /// Stamp frames whose descriptor asks for it.
             EN: 4,
         }
         /// Tx Time Stamp Low.
@@ -36,7 +41,7 @@ macro_rules! time_registers {
         TXSTMPH: RO @ 0xB61C, "8.16" {}
         /// Rx Time Sync Control.
         TSYNCRXCTL: RW @ 0xB620, "8.16" {
-            /// RXSTMP holds a stamp; reading RXSATRH clears it.
+            /// RXSTMP holds a stamp; reading RXSTMPH clears it.
             RXTT: 0,
             /// 0 V2 on layer 2, 1 V1 on layer 4, 2 V2 on both, 4 all, 5 V2 event messages.
             TYPE: 1..=3,
@@ -49,7 +54,10 @@ macro_rules! time_registers {
         /// Rx Time Stamp Attributes Low.
         RXSATRL: RO @ 0xB62C, "8.16" {}
         /// Rx Time Stamp Attributes High.
-        RXSATRH: RO @ 0xB630, "8.16" {}
+        RXSATRH: RO @ 0xB630, "8.16" {
+            SOURCE_ID: 0..=15,
+            SEQUENCE_ID: 16..=31,
+        }
         /// Auxiliary Control.
         TSAUXC: RW @ 0xB640, "8.16" {}
         /// Target Time 0 Low.

@@ -134,17 +134,14 @@ pub struct PortEvents {
     pub halts: u64,
 }
 
-/// A received 1588 message whose time is for RXSTMP and RXSATR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RxStamp {
-    /// When, on the clock of [`crate::DataPath::advance`].
-    pub(crate) at_ns: u64,
-    /// The one of [`crate::config::StampConfig`] that it used up.
-    pub(crate) ticket: u64,
-    /// The source's identity: the bytes 22 to 27 of the message, V1 or V2, as on the wire.
-    pub(crate) source: [u8; 6],
-    /// Its sequence number.
-    pub(crate) sequence: u16,
+/// Frames that passed the filters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GoodFrames {
+    pub(crate) packets: u64,
+    /// Without FCS.
+    pub(crate) bytes: u64,
+    pub(crate) multicast: u64,
+    pub(crate) broadcast: u64,
 }
 
 /// Everything that happened since the last [`Events::clear`].
@@ -161,6 +158,8 @@ pub struct Events {
     /// When the first frame left the card that was to be stamped (TSTAMP), on the clock of
     /// [`crate::DataPath::advance`].
     pub(crate) tx_timestamp: Option<u64>,
+    /// Of the frames from the wire, those that the filters let through.
+    pub(crate) wire_good: GoodFrames,
     /// Sizes of frames from the wire: the classes are those of the statistics.
     pub(crate) wire_rx_sizes: [u64; SIZE_CLASSES],
     /// Sizes of frames to the wire.
@@ -169,8 +168,6 @@ pub struct Events {
     pub(crate) uplink: PortEvents,
     pub(crate) faults: SmallVec<[Fault; 2]>,
     pub(crate) halts: SmallVec<[Halt; 2]>,
-    /// The frame that was stamped.
-    pub(crate) rx_stamp: Option<RxStamp>,
     dirty: bool,
 }
 
@@ -265,11 +262,6 @@ impl Events {
     pub(crate) fn tx_timestamp(&mut self, now: u64) {
         self.dirty = true;
         self.tx_timestamp.get_or_insert(now);
-    }
-
-    pub(crate) fn stamp(&mut self, stamp: RxStamp) {
-        self.dirty = true;
-        self.rx_stamp = Some(stamp);
     }
 
     pub(crate) fn cause(&mut self, ring: Ring, queue: u8) {

@@ -19,6 +19,7 @@ mod events;
 mod host;
 mod msix;
 mod report;
+mod stamps;
 
 pub use config::Config;
 pub use control::{CardRegion, CardSettings, Control, MailboxMode};

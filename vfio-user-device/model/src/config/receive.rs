@@ -3,6 +3,8 @@
 
 use igb::function::POOL_COUNT;
 
+use crate::stamps::Stamps;
+
 /// Bytes of the RSS key.
 pub(crate) const RSS_KEY: usize = 40;
 /// Entries of the redirection table.
@@ -96,7 +98,7 @@ pub(crate) struct SynFilter {
 }
 
 /// Which frames get a time stamp (TSYNCRXCTL, TSYNCRXCFG).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StampConfig {
     /// TSYNCRXCTL.EN.
     pub(crate) enabled: bool,
@@ -106,6 +108,6 @@ pub(crate) struct StampConfig {
     pub(crate) control: u8,
     /// The message type of a V2 message (TSYNCRXCFG.MSGT).
     pub(crate) message: u8,
-    /// Control counts it up when RXSTMP is free again: one frame is stamped for each value.
-    pub(crate) ticket: u64,
+    /// Where the stamps go.
+    pub(crate) slots: Stamps,
 }

@@ -28,7 +28,7 @@ impl Control {
                 self.phy.hash(state);
                 self.mailboxes.hash(state);
                 self.vflre.hash(state);
-                self.link_up.hash(state);
+                self.cable.hash(state);
                 self.rates.iter().for_each(|rate| rate.raw().hash(state));
             }
         }

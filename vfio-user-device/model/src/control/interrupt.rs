@@ -5,7 +5,7 @@
 //! cause and mask, or when EITR's interval since the last one has passed.
 
 use igb::function::{CAUSE_COUNT, FUNCTION_COUNT, PF_VECTORS, vf_eicr_mask, vf_eitr, vf_of_cause};
-use igb::{EICR, EITR, FunctionId, GPIE, ICR, IVAR, IVAR_MISC, VTIVAR, VTIVAR_MISC, Value};
+use igb::{EICR, EITR, FunctionId, GPIE, IAM, ICR, IVAR, IVAR_MISC, VTIVAR, VTIVAR_MISC, Value};
 
 use super::bank::Bank;
 use crate::events::Ring;
@@ -458,15 +458,30 @@ impl Interrupts {
         if self.icr & self.ims != 0 {
             value |= ICR::INTA.mask();
         }
-        if bank.get::<GPIE>().has(GPIE::NSICR) || value & ICR::INTA.mask() != 0 || self.ims == 0 {
+        let asserted = value & ICR::INTA.mask() != 0;
+        if bank.get::<GPIE>().has(GPIE::NSICR) || asserted || self.ims == 0 {
             self.icr = 0;
-            self.evaluate_line(bank, host);
         }
+        self.acknowledge(asserted, bank, host);
         value
     }
 
+    /// ICR without the effects of a read.
+    pub(crate) fn icr(&self) -> u32 {
+        self.icr
+    }
+
     pub(crate) fn clear_icr(&mut self, causes: u32, bank: &Bank, host: &mut dyn ControlHost) {
+        let asserted = self.icr & self.ims != 0;
         self.icr &= !causes;
+        self.acknowledge(asserted, bank, host);
+    }
+
+    /// Software has looked at an interrupt: what IAM names is masked (8.8.10).
+    fn acknowledge(&mut self, asserted: bool, bank: &Bank, host: &mut dyn ControlHost) {
+        if asserted {
+            self.ims &= !bank.get::<IAM>().raw();
+        }
         self.evaluate_line(bank, host);
     }
 

@@ -1,8 +1,10 @@
 //! What software sees of the card.
 
 mod bank;
+mod clock;
 mod digest;
 mod interrupt;
+mod link;
 mod mailbox;
 mod nvm;
 mod pci;
@@ -30,6 +32,7 @@ use crate::host::ControlHost;
 use crate::msix::MsixTable;
 use crate::report::Snapshot;
 use bank::Bank;
+use clock::Clock;
 use interrupt::Interrupts;
 use mailbox::Mailboxes;
 use nvm::Nvm;
@@ -62,6 +65,7 @@ pub struct Control {
     bank: Bank,
     nvm: Nvm,
     phy: Phy,
+    clock: Clock,
     interrupts: Interrupts,
     mailboxes: Mailboxes,
     pf_config: ConfigSpace,
@@ -69,7 +73,8 @@ pub struct Control {
     msix: [MsixTable; FUNCTION_COUNT],
     /// VFs enabled.
     vfs: u8,
-    link_up: bool,
+    /// Somebody is at the other end of the cable.
+    cable: bool,
     now: u64,
     /// Bits of VFLRE.
     vflre: u32,
@@ -80,8 +85,6 @@ pub struct Control {
     epochs: [u64; FUNCTION_COUNT],
     /// The first configuration version after the latest reset of each function.
     reset_versions: [u64; FUNCTION_COUNT],
-    /// Counts how often RXSTMP was free for the time of another frame.
-    rx_stamp_ticket: u64,
     config: Arc<Config>,
     config_stale: bool,
     report: Snapshot,
@@ -95,6 +98,7 @@ impl Control {
             bank: Bank::new(),
             nvm: Nvm::new(settings.mac),
             phy: Phy::new(),
+            clock: Clock::default(),
             interrupts: Interrupts::new(),
             mailboxes: Mailboxes::new(settings.mailbox),
             pf_config: pf_config_space(),
@@ -104,14 +108,13 @@ impl Control {
                 MsixTable::new(function.vectors())
             }),
             vfs: 0,
-            link_up: settings.link_up,
+            cable: settings.link_up,
             now: 0,
             vflre: 0,
             rates: [Value::default(); QUEUE_COUNT as usize],
             io_address: 0,
             epochs: [0; FUNCTION_COUNT],
             reset_versions: [0; FUNCTION_COUNT],
-            rx_stamp_ticket: 0,
             config: Arc::default(),
             config_stale: true,
             report: Snapshot {
@@ -136,22 +139,6 @@ impl Control {
         self.interrupts.next_deadline()
     }
 
-    /// The link came or went.
-    pub fn set_link(&mut self, up: bool, host: &mut dyn ControlHost) -> Effects {
-        if up == self.link_up {
-            return Effects::NONE;
-        }
-        self.link_up = up;
-        self.report.link_up = up;
-        self.config_stale = true;
-        self.interrupts
-            .raise_other(ICR::LSC.mask(), &self.bank, host);
-        Effects {
-            publish: true,
-            ..Effects::NONE
-        }
-    }
-
     /// Take in what the data path did; the caller clears `events` afterwards. Causes of a function
     /// that was reset since the data path saw its configuration are dropped; what was counted stays.
     pub fn absorb(&mut self, events: &Events, host: &mut dyn ControlHost) {
@@ -162,6 +149,9 @@ impl Control {
         let current = |function: FunctionId| events.version >= reset_versions[function.slot()];
         statistics::absorb(&mut self.bank, events, current);
         self.report.absorb(events);
+        if let Some(when) = events.tx_timestamp {
+            self.stamp_sent(when);
+        }
         if events.wvbr != 0 {
             let wvbr = self.bank.get::<WVBR>();
             let queues = wvbr.get(WVBR::QUEUES) | u32::from(events.wvbr);

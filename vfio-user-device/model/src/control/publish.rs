@@ -74,7 +74,7 @@ impl Control {
                 .then(|| vt_ctl.get(VT_CTL::DEF_PL) as u8),
             replicate: vt_ctl.has(VT_CTL::REPL_EN),
             loopback: bank.get::<DTXSWC>().has(DTXSWC::LOOPBACK_EN),
-            link_up: self.link_up,
+            link_up: self.is_link_up(),
             unicast_promiscuous: rctl.has(RCTL::UPE),
             multicast_promiscuous: rctl.has(RCTL::MPE),
             accept_broadcast: rctl.has(RCTL::BAM),

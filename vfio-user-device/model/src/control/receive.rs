@@ -2,7 +2,7 @@
 
 use igb::function::POOL_COUNT;
 use igb::{
-    DAQF, ETQF, FTQF, IMIR, IMIREXT, MRQC, PSRTYPE, RCTL, RETA, RFCTL, RSSRK, RXCSUM, Register,
+    DAQF, ETQF, FTQF, IMIR, IMIREXT, MRQC, PSRTYPE, RETA, RFCTL, RSSRK, RXCSUM, Register,
     RegisterId, SAQF, SPQF, SYNQF, TSYNCRXCFG, TSYNCRXCTL, VLAPQF, Value,
 };
 
@@ -44,8 +44,7 @@ impl Control {
         let tsync = bank.get::<TSYNCRXCTL>();
         let messages = bank.get::<TSYNCRXCFG>();
         ReceiveConfig {
-            // RCTL.LBM loops the MAC or the SerDes back.
-            loopback_mac: bank.get::<RCTL>().get(RCTL::LBM) != 0,
+            loopback_mac: self.is_looped(),
             checksum: ChecksumConfig {
                 ip: rxcsum.has(RXCSUM::IPOFLD),
                 l4: rxcsum.has(RXCSUM::TUOFLD),
@@ -76,7 +75,7 @@ impl Control {
                 kind: tsync.get(TSYNCRXCTL::TYPE) as u8,
                 control: messages.get(TSYNCRXCFG::CTRLT) as u8,
                 message: messages.get(TSYNCRXCFG::MSGT) as u8,
-                ticket: self.rx_stamp_ticket,
+                slots: self.clock.stamps.clone(),
             },
         }
     }

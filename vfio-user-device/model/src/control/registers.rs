@@ -5,11 +5,12 @@ use igb::function::{queue_of_vf, vf_eitr};
 use igb::queue_page::{self, QueueRegister};
 use igb::vf::window_at;
 use igb::{
-    Access, CTRL, CTRL_EXT, Decoded, EECD, FunctionId, ICR, MBVFIMR, PBACL, PVTCTRL, RTTDQSEL,
-    RegisterId, STATUS, SWSM, TXDCTL, VFLRE, VFRE, VFTE, Value,
+    Access, CTRL_EXT, Decoded, EECD, FunctionId, ICR, MBVFIMR, PBACL, PVTCTRL, RTTDQSEL,
+    RegisterId, SWSM, TXDCTL, VFLRE, VFRE, VFTE, Value,
 };
 
 use super::Control;
+use super::clock;
 use super::mailbox::{Bell, may_interrupt};
 use super::publish::concerns_data_path;
 use super::statistics;
@@ -30,6 +31,21 @@ impl Control {
             return host.page_load(function, page, offset);
         }
         match decode(function, at) {
+            // Drivers dump the causes by these, which clear nothing.
+            Some((
+                Decoded {
+                    id: RegisterId::ICS,
+                    ..
+                },
+                _,
+            )) => self.interrupts.icr(),
+            Some((
+                Decoded {
+                    id: RegisterId::EICS,
+                    ..
+                },
+                _,
+            )) => self.interrupts.eicr(FunctionId::PF),
             Some((_, Access::WriteOnly)) => 0,
             Some((decoded, _)) => self.read_register(function, decoded, host),
             None => 0,
@@ -84,6 +100,7 @@ impl Control {
                 self.bank.set(value.set(SWSM::SMBI));
                 value.raw()
             }
+            id if clock::is_time(id) => self.read_time(id),
             RegisterId::ICR => self.interrupts.read_icr(&self.bank, host),
             RegisterId::IMS => self.interrupts.ims(),
             RegisterId::VMBMEM => self.mailboxes.load(index),
@@ -146,11 +163,9 @@ impl Control {
             }
             RegisterId::EECD => self.write_eecd(Value::from_raw(value)),
             RegisterId::EERD => self.bank.set(self.nvm.eerd(Value::from_raw(value))),
-            RegisterId::MDIC => {
-                let done = self.phy.mdic(Value::from_raw(value), self.link_up);
-                self.bank.set(done);
-            }
+            RegisterId::MDIC => return self.write_mdic(Value::from_raw(value), host),
             RegisterId::FWSM => {}
+            id if clock::is_time(id) => return self.write_time(id, value),
             RegisterId::ICR => self.interrupts.clear_icr(value, &self.bank, host),
             RegisterId::ICS => {
                 let causes = value & !ICR::INTA.mask();
@@ -224,33 +239,6 @@ impl Control {
     }
 
     // Device.
-
-    fn status(&self, function: FunctionId) -> Value<STATUS> {
-        let mut status = Value::<STATUS>::RESET.clear(STATUS::GIO_MASTER_EN);
-        if self.link_up {
-            status = status.set(STATUS::LU);
-        }
-        if function.is_vf() {
-            return status;
-        }
-        if self.vfs > 0 {
-            status = status
-                .set(STATUS::IOV_MODE)
-                .with(STATUS::NUM_VFS, u32::from(self.vfs));
-        }
-        if !self.bank.get::<CTRL>().has(CTRL::GIO_MASTER_DISABLE) {
-            status = status.set(STATUS::GIO_MASTER_EN);
-        }
-        status
-    }
-
-    fn write_ctrl(&mut self, value: Value<CTRL>, host: &mut dyn ControlHost) -> Effects {
-        if value.has(CTRL::RST) {
-            return self.pf_software_reset(host);
-        }
-        self.bank.set(value.clear(CTRL::PHY_RST));
-        self.republish(FunctionSet::only(FunctionId::PF))
-    }
 
     /// Access is granted as soon as it is asked for; what the EEPROM is cannot be changed.
     fn write_eecd(&mut self, value: Value<EECD>) {

@@ -26,6 +26,7 @@ impl Control {
         self.msix[FunctionId::PF.slot()].reset();
         self.io_address = 0;
         effects.merge(self.pf_software_reset(host));
+        effects.merge(self.reset_phy(host));
         self.select_single_interrupt(host);
         effects
     }
@@ -59,6 +60,7 @@ impl Control {
         self.bank.set_at::<RAL>(0, Value::from_raw(low));
         self.bank
             .set_at::<RAH>(0, Value::from_raw(u32::from(high)).set(RAH::AV));
+        self.clock.reset(self.now);
         self.rates.fill(Value::default());
         self.vflre = 0;
         self.mailboxes.pf_reset();

@@ -107,13 +107,13 @@ pub(super) fn absorb(bank: &mut Bank, events: &Events, current: impl Fn(Function
 /// receives.
 fn wire(bank: &mut Bank, events: &Events) {
     let wire = events.port(Port::Uplink);
-    let filtered = wire.drops.get(DropReason::FilterMac) + wire.drops.get(DropReason::FilterVlan);
+    let good = &events.wire_good;
     bank.count::<TPR>(wire.tx_packets);
     bank.count_pair::<TORL, TORH>(octets(wire.tx_bytes, wire.tx_packets));
-    bank.count::<GPRC>(wire.tx_packets.saturating_sub(filtered));
-    bank.count_pair::<GORCL, GORCH>(octets(wire.tx_bytes, wire.tx_packets));
-    bank.count::<MPRC>(wire.tx_multicast);
-    bank.count::<BPRC>(wire.tx_broadcast);
+    bank.count::<GPRC>(good.packets);
+    bank.count_pair::<GORCL, GORCH>(octets(good.bytes, good.packets));
+    bank.count::<MPRC>(good.multicast);
+    bank.count::<BPRC>(good.broadcast);
     bank.count::<RUC>(wire.drops.get(DropReason::Runt));
     bank.count::<ROC>(wire.drops.get(DropReason::Oversize));
 

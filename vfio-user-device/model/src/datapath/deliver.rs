@@ -57,6 +57,7 @@ impl DataPath {
                 },
                 drop_enable: config.drop_enable & 1 << queue != 0,
                 loopback: sender.is_some(),
+                stamped: frame.stamped && !function.is_vf(),
                 default_buffer: config.default_buffer,
                 vlan_ethertype: config.vlan_ethertype,
             };

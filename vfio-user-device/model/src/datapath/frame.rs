@@ -58,6 +58,8 @@ pub(super) struct Frame<'a> {
     pub(super) rest: &'a [u8],
     /// What follows, if anything.
     pub(super) tail: Option<Tail<'a>>,
+    /// Its time stamp lies in the registers.
+    pub(super) stamped: bool,
 }
 
 impl<'a> Frame<'a> {
@@ -79,6 +81,7 @@ impl<'a> Frame<'a> {
                 .get(ADDRESSES..)
                 .filter(|_| local.len() >= HEADER_LENGTH)?,
             tail,
+            stamped: false,
         };
         if let Some(ethertype) = outer {
             let Some((tag, rest)) = split_tag(frame.rest, ethertype) else {

@@ -63,8 +63,6 @@ pub struct DataPath {
     asleep: FunctionSet,
     /// Halts found outside a round, to be reported in the next.
     halts: SmallVec<[Halt; 4]>,
-    /// The ticket that the last time stamp has used up.
-    stamped: Option<u64>,
     scratch: Scratch,
 }
 
@@ -88,7 +86,6 @@ impl DataPath {
             speaks_wake: FunctionSet::EMPTY,
             asleep: FunctionSet::EMPTY,
             halts: SmallVec::new(),
-            stamped: None,
             scratch: Scratch::default(),
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct Receiver {
     pub(super) drop_enable: bool,
     /// The frame comes from another pool.
     pub(super) loopback: bool,
+    /// The stamp of the frame is for this receiver.
+    pub(super) stamped: bool,
     pub(super) default_buffer: u32,
     pub(super) vlan_ethertype: u16,
 }
@@ -370,6 +372,7 @@ impl RxQueue {
             status.set(RxStatus::EOP, last);
             status.set(RxStatus::VP, tag.is_some());
             status.set(RxStatus::LB, receiver.loopback);
+            status.set(RxStatus::TS, last && receiver.stamped);
             RxWriteBack::new(len, status)
                 .with_vlan_tag(tag.unwrap_or_default().0)
                 .raw()

@@ -3,7 +3,7 @@
 use super::DataPath;
 use super::frame::Frame;
 use crate::config::{Config, StampConfig};
-use crate::events::{Events, RxStamp};
+use crate::stamps::Attributes;
 
 /// TSYNCRXCTL.TYPE.
 const TYPE_L2_V2: u8 = 0;
@@ -65,14 +65,9 @@ impl Config {
 
 impl DataPath {
     /// Stamp a frame from the wire, if it is one to be stamped and RXSTMP is free. Whether it was.
-    pub(super) fn stamp(
-        &mut self,
-        config: &Config,
-        frame: &Frame<'_>,
-        events: &mut Events,
-    ) -> bool {
+    pub(super) fn stamp(&self, config: &Config, frame: &Frame<'_>) -> bool {
         let stamp = &config.receive.stamp;
-        if !stamp.enabled || self.stamped == Some(stamp.ticket) {
+        if !stamp.enabled {
             return false;
         }
         let Some(message) = config
@@ -85,13 +80,10 @@ impl DataPath {
         let (Some(source), Some(rest)) = (part(SOURCE), part(SEQUENCE - 4)) else {
             return false;
         };
-        self.stamped = Some(stamp.ticket);
-        events.stamp(RxStamp {
-            at_ns: self.now,
-            ticket: stamp.ticket,
+        let attributes = Attributes {
             source,
             sequence: u16::from_be_bytes([rest[4], rest[5]]),
-        });
-        true
+        };
+        stamp.slots.received(self.now, attributes)
     }
 }

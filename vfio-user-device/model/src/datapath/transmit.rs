@@ -345,7 +345,8 @@ impl DataPath {
         if result.is_ok() {
             if uplink {
                 self.send_out(&frame, vlan, host, events);
-                if request.stamp {
+                // The registers of stamps are the PF's.
+                if request.stamp && !place.function.is_vf() {
                     events.tx_timestamp(self.now);
                 }
             }

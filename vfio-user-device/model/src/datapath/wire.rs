@@ -56,16 +56,25 @@ impl DataPath {
     ) {
         let destination = frame.destination();
         let port = events.port_mut(Port::Uplink);
+        let bytes = frame.len() as u64;
+        let broadcast = u64::from(destination.is_broadcast());
+        let multicast = u64::from(destination.is_multicast()) - broadcast;
         port.tx_packets += 1;
-        port.tx_bytes += frame.len() as u64;
-        port.tx_broadcast += u64::from(destination.is_broadcast());
-        port.tx_multicast += u64::from(destination.is_multicast() && !destination.is_broadcast());
+        port.tx_bytes += bytes;
+        port.tx_broadcast += broadcast;
+        port.tx_multicast += multicast;
         events.wire_rx_sizes[size_class(frame.len())] += 1;
         let route = config.route_receive(destination, frame.tag);
         if let Some(reason) = route.reason {
             return events.drop_frame(Port::Uplink, reason);
         }
-        self.stamp(config, frame, events);
+        let good = &mut events.wire_good;
+        good.packets += 1;
+        good.bytes += bytes;
+        good.broadcast += broadcast;
+        good.multicast += multicast;
+        let stamped = self.stamp(config, frame);
+        let frame = &Frame { stamped, ..*frame };
         // A frame from the wire is in one piece, and has no sender whose memory could fail.
         let _ = self.deliver(config, frame, route.pools, None, host, events);
     }

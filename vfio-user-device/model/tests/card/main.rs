@@ -2,8 +2,10 @@
 
 mod access;
 mod cancelled;
+mod clock;
 mod config_space;
 mod determinism;
+mod driver_tests;
 mod forwarding;
 mod hostile;
 mod interrupts;
