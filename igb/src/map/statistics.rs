@@ -120,7 +120,8 @@ macro_rules! statistics_registers {
         BPTC: RC @ 0x40F4, "8.18" {}
         /// TCP Segmentation Context Transmitted Count.
         TSCTC: RC @ 0x40F8, "8.18" {}
-        /// Circuit Breaker Receive Manageability Packet Count.
+        /// Circuit Breaker Receive Manageability Packet Count, TSCTFC to Linux: requests whose
+        /// segmentation failed.
         CBRMPC: RC @ 0x40FC, "8.18" {}
         /// Interrupt Assertion Count.
         IAC: RC @ 0x4100, "8.18" {}

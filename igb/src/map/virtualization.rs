@@ -72,13 +72,27 @@ macro_rules! virtualization_registers {
             /// VMDq loopback: frames between pools do not leave the device.
             LOOPBACK_EN: 31,
         }
-        /// Last VM Misbehavior Cause.
+        /// Last VM Misbehavior Cause; a read clears it. With any of bits 2 to 4 a queue was blocked.
         LVMMC: RC @ 0x3548, "8.14" {
-            CAUSE: 0..=31,
+            /// A source address that is none of the pool's.
+            MAC_SPOOF: 0,
+            /// A VLAN that is none of the pool's.
+            VLAN_SPOOF: 1,
+            /// Type or number of descriptors.
+            DESCRIPTOR: 2,
+            /// Size of a packet.
+            SIZE: 3,
+            /// A context, or what was to be done by it.
+            CONTEXT: 4,
+            /// The queue concerned.
+            LAST_Q: 16..=19,
         }
-        /// VM Wrong Behavior: queues whose frame was dropped as spoofed; a read clears it.
+        /// VM Wrong Behavior; a read clears it.
         WVBR: RC @ 0x3554, "8.14" {
+            /// Queues whose frame was dropped as spoofed.
             QUEUES: 0..=15,
+            /// Queues that were blocked.
+            BLOCKED: 16..=31,
         }
         /// Malicious Driver Free Block: queues that are blocked; writing 1 frees one.
         MDFB: W1C @ 0x3558, "8.14" {

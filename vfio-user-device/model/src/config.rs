@@ -47,6 +47,11 @@ pub struct Config {
     pub(crate) default_buffer: u32,
     /// Pad short frames (TCTL.PSP).
     pub(crate) pad_short: bool,
+    /// Queues of drivers that send nonsense are blocked (DTXCTL.MDP_EN).
+    pub(crate) block_malicious: bool,
+    /// How often the PF has freed each transmit queue of such a block (MDFB).
+    pub(crate) freed: [u32; QUEUE_COUNT as usize],
+    pub(crate) flag_masks: FlagMasks,
     /// EtherType of a tag.
     pub(crate) vlan_ethertype: u16,
     /// EtherType of the outer tag, if frames have one (CTRL_EXT.EXT_VLAN).
@@ -102,6 +107,26 @@ pub(crate) enum VlanInsert {
     Never,
 }
 
+/// What of the TCP flags goes into which segment of a frame (DTXTCPFLGL, DTXTCPFLGH).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FlagMasks {
+    pub(crate) first: u16,
+    pub(crate) middle: u16,
+    pub(crate) last: u16,
+}
+
+impl FlagMasks {
+    /// The mask of a segment. One that is first and last has what either may have.
+    pub(crate) fn of(self, first: bool, last: bool) -> u16 {
+        match (first, last) {
+            (true, true) => self.first | self.last,
+            (true, false) => self.first,
+            (false, true) => self.last,
+            (false, false) => self.middle,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AddressFilter {
     pub(crate) mac: MacAddress,
@@ -140,6 +165,9 @@ impl Default for Config {
             max_frame: 0,
             default_buffer: 0,
             pad_short: false,
+            block_malicious: false,
+            freed: [0; QUEUE_COUNT as usize],
+            flag_masks: FlagMasks::default(),
             vlan_ethertype: igb::frame::ETHERTYPE_VLAN,
             outer_ethertype: None,
             receive: ReceiveConfig::default(),

@@ -67,10 +67,35 @@ drop_reasons! {
     TooManyDescriptors = "too-many-descriptors",
     /// A descriptor that makes no sense (type, zero length, reserved bits).
     BadDescriptor = "bad-descriptor",
-    /// Segmentation (TSE), which the card does not carry out.
-    Segmentation = "segmentation",
+    /// A segmentation request (TSE) that makes no sense: its context, its MSS, or lengths that do not
+    /// add up.
+    BadSegmentation = "bad-segmentation",
     /// A checksum request whose offsets lie outside the frame's header.
     BadChecksumContext = "bad-checksum-context",
+}
+
+/// What is wrong with descriptors, as LVMMC tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Malformed {
+    /// Their type or number.
+    Descriptor,
+    /// The size of the frame.
+    Size,
+    /// The context, or what a descriptor has it do.
+    Context,
+}
+
+impl DropReason {
+    /// Whether no sound driver has frames dropped for this reason: its queue is blocked if the PF
+    /// wants malicious drivers stopped (DTXCTL.MDP_EN).
+    pub(crate) fn malformed(self) -> Option<Malformed> {
+        Some(match self {
+            DropReason::BadDescriptor | DropReason::TooManyDescriptors => Malformed::Descriptor,
+            DropReason::Runt | DropReason::Oversize => Malformed::Size,
+            DropReason::BadChecksumContext | DropReason::BadSegmentation => Malformed::Context,
+            _ => return None,
+        })
+    }
 }
 
 /// Dropped frames by reason.

@@ -5,7 +5,7 @@ use igb::FunctionId;
 use igb::function::FUNCTION_COUNT;
 use smallvec::SmallVec;
 
-use crate::drops::{DropCounters, DropReason};
+use crate::drops::{DropCounters, DropReason, Malformed};
 use crate::host::FaultCause;
 
 /// A place where frames enter and leave the card.
@@ -70,6 +70,8 @@ pub enum HaltReason {
     Head,
     /// Its tail lies outside.
     Tail,
+    /// Its descriptors make no sense, and the PF wants such queues blocked (DTXCTL.MDP_EN).
+    Malicious,
 }
 
 impl HaltReason {
@@ -82,6 +84,7 @@ impl HaltReason {
             HaltReason::RingBase => "ring-base",
             HaltReason::Head => "head-outside",
             HaltReason::Tail => "tail-outside",
+            HaltReason::Malicious => "malicious",
         }
     }
 }
@@ -97,6 +100,22 @@ pub struct Halt {
     pub ring: Ring,
     /// Why.
     pub reason: HaltReason,
+}
+
+/// What a driver did that none should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Misbehavior {
+    SpoofedMac,
+    SpoofedVlan,
+    /// Its descriptors make no sense, and its queue was blocked.
+    Malformed(Malformed),
+}
+
+/// A misbehavior, and the transmit queue (card number) on which it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastMisbehavior {
+    pub(crate) cause: Misbehavior,
+    pub(crate) queue: u8,
 }
 
 /// Frames and bytes that crossed a port since the last [`Events::clear`].
@@ -155,6 +174,15 @@ pub struct Events {
     pub(crate) tx_causes: u16,
     /// Transmit queues (card numbers) that sent a spoofed frame.
     pub(crate) wvbr: u16,
+    /// Those that were blocked, for nonsense.
+    pub(crate) newly_blocked: u16,
+    /// Those that are blocked, if that has changed.
+    pub(crate) blocked: Option<u16>,
+    /// The latest thing that a driver did wrong.
+    pub(crate) last_misbehavior: Option<LastMisbehavior>,
+    /// Frames that were cut into many, and those for which that failed.
+    pub(crate) segmented: u64,
+    pub(crate) segmentation_failed: u64,
     /// When the first frame left the card that was to be stamped (TSTAMP), on the clock of
     /// [`crate::DataPath::advance`].
     pub(crate) tx_timestamp: Option<u64>,
@@ -242,6 +270,26 @@ impl Events {
 
     pub(crate) fn drop_frame(&mut self, port: Port, reason: DropReason) {
         self.port_mut(port).drops.add(reason, 1);
+    }
+
+    pub(crate) fn drop_frames(&mut self, port: Port, reason: DropReason, frames: u64) {
+        self.port_mut(port).drops.add(reason, frames);
+    }
+
+    pub(crate) fn misbehavior(&mut self, queue: u8, cause: Misbehavior) {
+        self.dirty = true;
+        let bit = 1u16 << (queue & 15);
+        match cause {
+            Misbehavior::SpoofedMac | Misbehavior::SpoofedVlan => self.wvbr |= bit,
+            Misbehavior::Malformed(_) => self.newly_blocked |= bit,
+        }
+        self.last_misbehavior = Some(LastMisbehavior { cause, queue });
+    }
+
+    /// These transmit queues are blocked now, and no others.
+    pub(crate) fn blocked(&mut self, queues: u16) {
+        self.dirty = true;
+        self.blocked = Some(queues);
     }
 
     pub(crate) fn fault(&mut self, fault: Fault) {

@@ -20,14 +20,15 @@ mod statistics;
 use std::sync::Arc;
 
 use igb::function::{FUNCTION_COUNT, QUEUE_COUNT, VF_COUNT};
-use igb::{DTXCTL, FunctionId, ICR, MacAddress, RTTBCNRC, Value, WVBR};
+use igb::{DTXCTL, FunctionId, ICR, LVMMC, MDFB, MacAddress, RTTBCNRC, Value, WVBR};
 
 pub use region::CardRegion;
 
 use crate::config::Config;
 use crate::config_space::{ConfigSpace, pf_config_space, vf_config_space};
+use crate::drops::Malformed;
 use crate::effects::{Effects, FunctionSet};
-use crate::events::{Events, Ring};
+use crate::events::{Events, Misbehavior, Ring};
 use crate::host::ControlHost;
 use crate::msix::MsixTable;
 use crate::report::Snapshot;
@@ -78,6 +79,8 @@ pub struct Control {
     now: u64,
     /// Bits of VFLRE.
     vflre: u32,
+    /// How often each transmit queue was freed of a block (MDFB).
+    freed: [u32; QUEUE_COUNT as usize],
     /// RTTBCNRC of each queue.
     rates: [Value<RTTBCNRC>; QUEUE_COUNT as usize],
     /// The offset in IOADDR of BAR2.
@@ -111,6 +114,7 @@ impl Control {
             cable: settings.link_up,
             now: 0,
             vflre: 0,
+            freed: [0; QUEUE_COUNT as usize],
             rates: [Value::default(); QUEUE_COUNT as usize],
             io_address: 0,
             epochs: [0; FUNCTION_COUNT],
@@ -152,15 +156,7 @@ impl Control {
         if let Some(when) = events.tx_timestamp {
             self.stamp_sent(when);
         }
-        if events.wvbr != 0 {
-            let wvbr = self.bank.get::<WVBR>();
-            let queues = wvbr.get(WVBR::QUEUES) | u32::from(events.wvbr);
-            self.bank.set(wvbr.with(WVBR::QUEUES, queues));
-            if self.bank.get::<DTXCTL>().has(DTXCTL::SPOOF_INT) {
-                self.interrupts
-                    .raise_other(ICR::DOUTSYNC.mask(), &self.bank, host);
-            }
-        }
+        self.absorb_misbehavior(events, host);
         if !events.halts().is_empty() && self.bank.get::<DTXCTL>().has(DTXCTL::OUT_OF_SYNC_ENABLE) {
             self.interrupts
                 .raise_other(ICR::DOUTSYNC.mask(), &self.bank, host);
@@ -175,6 +171,38 @@ impl Control {
                         .raise_queue(function, ring, queue, &self.bank, host);
                 }
             }
+        }
+    }
+
+    /// What drivers did that none should (WVBR, LVMMC, MDFB).
+    fn absorb_misbehavior(&mut self, events: &Events, host: &mut dyn ControlHost) {
+        if let Some(blocked) = events.blocked {
+            self.bank
+                .set(Value::<MDFB>::default().with(MDFB::QUEUES, blocked.into()));
+        }
+        let Some(last) = events.last_misbehavior else {
+            return;
+        };
+        let wvbr = self.bank.get::<WVBR>();
+        let spoofed = wvbr.get(WVBR::QUEUES) | u32::from(events.wvbr);
+        let blocked = wvbr.get(WVBR::BLOCKED) | u32::from(events.newly_blocked);
+        self.bank.set(
+            wvbr.with(WVBR::QUEUES, spoofed)
+                .with(WVBR::BLOCKED, blocked),
+        );
+        let cause = match last.cause {
+            Misbehavior::SpoofedMac => LVMMC::MAC_SPOOF,
+            Misbehavior::SpoofedVlan => LVMMC::VLAN_SPOOF,
+            Misbehavior::Malformed(Malformed::Descriptor) => LVMMC::DESCRIPTOR,
+            Misbehavior::Malformed(Malformed::Size) => LVMMC::SIZE,
+            Misbehavior::Malformed(Malformed::Context) => LVMMC::CONTEXT,
+        };
+        let lvmmc = self.bank.get::<LVMMC>().set(cause);
+        self.bank.set(lvmmc.with(LVMMC::LAST_Q, last.queue.into()));
+        let spoof_interrupts = self.bank.get::<DTXCTL>().has(DTXCTL::SPOOF_INT);
+        if events.newly_blocked != 0 || events.wvbr != 0 && spoof_interrupts {
+            self.interrupts
+                .raise_other(ICR::DOUTSYNC.mask(), &self.bank, host);
         }
     }
 

@@ -2,15 +2,17 @@
 
 use igb::function::{POOL_COUNT, QUEUE_COUNT};
 use igb::{
-    CTRL, CTRL_EXT, DTXSWC, FunctionId, MRQC, MTA, MacAddress, QDE, RAH, RAL, RCTL, RLPML, RPLOLR,
-    RegisterId, TCTL, UTA, VET, VFRE, VFTA, VFTE, VLVF, VMOLR, VMVIR, VT_CTL, Value, frame, pci,
+    CTRL, CTRL_EXT, DTXCTL, DTXSWC, DTXTCPFLGH, DTXTCPFLGL, FunctionId, MRQC, MTA, MacAddress, QDE,
+    RAH, RAL, RCTL, RLPML, RPLOLR, RegisterId, TCTL, UTA, VET, VFRE, VFTA, VFTE, VLVF, VMOLR,
+    VMVIR, VT_CTL, Value, frame, pci,
 };
 
 use super::Control;
 use super::rate;
 use super::receive;
 use crate::config::{
-    AddressFilter, Config, FunctionConfig, PoolConfig, TABLE_WORDS, VlanFilter, VlanInsert,
+    AddressFilter, Config, FlagMasks, FunctionConfig, PoolConfig, TABLE_WORDS, VlanFilter,
+    VlanInsert,
 };
 
 /// Whether the data path works by a register.
@@ -34,6 +36,9 @@ pub(super) fn concerns_data_path(id: RegisterId) -> bool {
             | RegisterId::VT_CTL
             | RegisterId::MRQC
             | RegisterId::DTXSWC
+            | RegisterId::DTXCTL
+            | RegisterId::DTXTCPFLGL
+            | RegisterId::DTXTCPFLGH
             | RegisterId::QDE
             | RegisterId::VFRE
             | RegisterId::VFTE
@@ -85,6 +90,13 @@ impl Control {
             max_frame: max_frame(rctl.has(RCTL::LPE), bank.get::<RLPML>().get(RLPML::RLPML)),
             default_buffer: BSIZE_LARGEST >> rctl.get(RCTL::BSIZE),
             pad_short: bank.get::<TCTL>().has(TCTL::PSP),
+            block_malicious: bank.get::<DTXCTL>().has(DTXCTL::MDP_EN),
+            freed: self.freed,
+            flag_masks: FlagMasks {
+                first: bank.get::<DTXTCPFLGL>().get(DTXTCPFLGL::FIRST_SEG) as u16,
+                middle: bank.get::<DTXTCPFLGL>().get(DTXTCPFLGL::MID_SEG) as u16,
+                last: bank.get::<DTXTCPFLGH>().get(DTXTCPFLGH::LAST_SEG) as u16,
+            },
             vlan_ethertype: bank.get::<VET>().get(VET::VET) as u16,
             outer_ethertype: bank
                 .get::<CTRL_EXT>()

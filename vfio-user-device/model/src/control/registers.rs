@@ -1,7 +1,7 @@
 //! BAR0: what each register does when it is read and written. A VF's window maps onto the same
 //! registers by `igb::vf::decode`; where the two differ, the requester decides.
 
-use igb::function::{queue_of_vf, vf_eitr};
+use igb::function::{QUEUE_COUNT, queue_of_vf, vf_eitr};
 use igb::queue_page::{self, QueueRegister};
 use igb::vf::window_at;
 use igb::{
@@ -202,6 +202,19 @@ impl Control {
                     self.rates[queue] = Value::from_raw(value);
                     return self.republish(FunctionSet::EMPTY);
                 }
+            }
+            RegisterId::MDFB => {
+                let freed = self.bank.load(id, index) & value;
+                self.bank
+                    .store(id, index, self.bank.load(id, index) & !value);
+                let mut owners = FunctionSet::EMPTY;
+                for queue in (0..QUEUE_COUNT).filter(|queue| freed & 1 << queue != 0) {
+                    self.freed[queue as usize] += 1;
+                    if let Some((owner, _)) = self.queue_owner(queue) {
+                        owners.insert(owner);
+                    }
+                }
+                return self.republish(owners);
             }
             RegisterId::VFRE | RegisterId::VFTE => {
                 let changed = self.bank.load(id, index) ^ value;

@@ -3,11 +3,11 @@
 
 use igb::frame::FCS_LENGTH;
 use igb::{
-    BPRC, BPTC, FunctionId, GORCH, GORCL, GOTCH, GOTCL, GPRC, GPTC, HGORCH, HGORCL, HGOTCH, HGOTCL,
-    HGPTC, MPC, MPRC, MPTC, PRC64, PRC127, PRC255, PRC511, PRC1023, PRC1522, PTC64, PTC127, PTC255,
-    PTC511, PTC1023, PTC1522, PVFGORC, PVFGORLBC, PVFGOTC, PVFGOTLBC, PVFGPRC, PVFGPRLBC, PVFGPTC,
-    PVFGPTLBC, PVFMPRC, RNBC, ROC, RPTHC, RUC, RegisterId, SDPC, SSVPC, TORH, TORL, TOTH, TOTL,
-    TPR, TPT,
+    BPRC, BPTC, CBRMPC, FunctionId, GORCH, GORCL, GOTCH, GOTCL, GPRC, GPTC, HGORCH, HGORCL, HGOTCH,
+    HGOTCL, HGPTC, MPC, MPRC, MPTC, PRC64, PRC127, PRC255, PRC511, PRC1023, PRC1522, PTC64, PTC127,
+    PTC255, PTC511, PTC1023, PTC1522, PVFGORC, PVFGORLBC, PVFGOTC, PVFGOTLBC, PVFGPRC, PVFGPRLBC,
+    PVFGPTC, PVFGPTLBC, PVFMPRC, RNBC, ROC, RPTHC, RUC, RegisterId, SDPC, SSVPC, TORH, TORL, TOTH,
+    TOTL, TPR, TPT, TSCTC,
 };
 
 use super::bank::Bank;
@@ -117,6 +117,9 @@ fn wire(bank: &mut Bank, events: &Events) {
     bank.count::<RUC>(wire.drops.get(DropReason::Runt));
     bank.count::<ROC>(wire.drops.get(DropReason::Oversize));
 
+    bank.count::<TSCTC>(events.segmented);
+    // The card has no manageability whose packets it could drop; what Linux reads here it has.
+    bank.count::<CBRMPC>(events.segmentation_failed);
     bank.count::<TPT>(wire.rx_packets);
     bank.count::<GPTC>(wire.rx_packets);
     bank.count_pair::<TOTL, TOTH>(octets(wire.rx_bytes, wire.rx_packets));

@@ -1,10 +1,13 @@
 //! What moves frames: the rings of all functions, and the switch between them and the wire.
 
 mod checksum;
+mod credit;
 mod deliver;
 mod frame;
 mod ring;
 mod rx;
+mod segment;
+mod send;
 mod stamp;
 mod switch;
 mod transmit;
@@ -26,7 +29,8 @@ use crate::events::{Events, Halt, HaltReason, Ring as Kind};
 use crate::host::{DataHost, FaultCause};
 use ring::{Place, State};
 use rx::{Refusal, RxQueue};
-use transmit::{RETRY_NS, Scratch, fault_of};
+use send::Scratch;
+use transmit::{RETRY_NS, fault_of};
 use tx::TxQueue;
 
 /// What a round of [`DataPath::run`] did.
@@ -61,6 +65,8 @@ pub struct DataPath {
     /// Functions whose drivers speak the wake protocol.
     speaks_wake: FunctionSet,
     asleep: FunctionSet,
+    /// Other transmit queues are blocked than those last reported.
+    blocks_changed: bool,
     /// Halts found outside a round, to be reported in the next.
     halts: SmallVec<[Halt; 4]>,
     scratch: Scratch,
@@ -85,6 +91,7 @@ impl DataPath {
             next: 0,
             speaks_wake: FunctionSet::EMPTY,
             asleep: FunctionSet::EMPTY,
+            blocks_changed: false,
             halts: SmallVec::new(),
             scratch: Scratch::default(),
         }
@@ -111,9 +118,15 @@ impl DataPath {
             if fresh || !allowed.rx {
                 self.rx[queue as usize].forget();
             }
+            let tx = &mut self.tx[queue as usize];
+            let blocked = tx.is_blocked();
             if fresh || !allowed.tx {
-                self.tx[queue as usize].forget();
+                tx.forget();
             }
+            if old.freed[queue as usize] != new.freed[queue as usize] {
+                tx.free();
+            }
+            self.blocks_changed |= blocked;
         }
         for function in FunctionId::all().filter(|function| reset[function.slot()]) {
             self.speaks_wake.remove(function);
@@ -204,6 +217,7 @@ impl DataPath {
             }
         }
         self.next = (self.next + 1) % count;
+        self.report_blocks(events);
         self.publish_heads(host);
         progress
     }
@@ -211,8 +225,18 @@ impl DataPath {
     fn begin(&mut self, events: &mut Events) {
         self.round += 1;
         events.begin(self.config.version());
+        self.report_blocks(events);
         for halt in self.halts.drain(..) {
             events.halt(halt);
+        }
+    }
+
+    fn report_blocks(&mut self, events: &mut Events) {
+        if std::mem::take(&mut self.blocks_changed) {
+            let blocked = (self.tx.iter().enumerate())
+                .filter(|(_, tx)| tx.is_blocked())
+                .fold(0, |queues, (n, _)| queues | 1 << n);
+            events.blocked(blocked);
         }
     }
 

@@ -1,27 +1,22 @@
-//! From a transmit ring through the switch into receive rings and out of the uplink.
+//! Turns of the transmit queues: descriptors fetched, frames sent, software told.
 
 use std::sync::Arc;
 
 use igb::descriptor;
-use igb::frame::{ETHERTYPE_MAC_CONTROL, FCS_LENGTH, MIN_LENGTH, TAG_LENGTH};
+use igb::frame::FCS_LENGTH;
 use igb::function::POOL_COUNT;
-use igb::{FunctionId, MacAddress, VlanTag};
 
-use super::checksum;
-use super::deliver::count_rx;
-use super::frame::{Frame, HEAD, Segment, Tail};
 use super::ring::{Place, State};
-use super::switch::Destinations;
-use super::tx::{Checksum, FRAME_DESCRIPTORS, Item, Request};
+use super::segment::{HEADER_MOST, Plan, Segmenter};
+use super::send::{RouteCache, Sender, Unsent};
+use super::tx::{Cut, FRAME_DESCRIPTORS, Item, Request};
 use super::{DataPath, Progress, halt};
-use crate::config::{Config, VlanInsert};
 use crate::drops::DropReason;
-use crate::events::{
-    Direction, Events, Fault, HaltReason, Port, PortEvents, Ring as Kind, size_class,
-};
+use crate::events::{Events, Fault, HaltReason, Misbehavior, Port, Ring as Kind};
 use crate::host::{DataHost, DmaFault, FaultCause};
 
-/// Frames taken from a queue before the next queue has its turn.
+/// Frames taken from a queue before the next queue has its turn. Those that one request is cut into
+/// count as what they are.
 const BURST: u32 = 32;
 /// Times that a queue's descriptors are fetched in one turn.
 const FETCHES: u32 = 4;
@@ -31,42 +26,26 @@ pub(super) const RETRY_NS: u64 = 1_000_000;
 /// Preamble and gap, which count against a rate limit.
 const WIRE_OVERHEAD: usize = 20;
 
-/// Buffers that every frame reuses.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    request: Request,
-    /// The frame as one piece, where it is needed so.
-    whole: Vec<u8>,
-    /// The local part of a frame as a receiver gets it.
-    pub(super) local: Vec<u8>,
+type Raw = [u8; descriptor::SIZE];
+
+/// A queue's turn.
+struct Turn<'a> {
+    sender: Sender<'a>,
+    /// The card's number of the queue.
+    queue: usize,
+    rate: Option<u64>,
+    cache: RouteCache,
+    frames: u32,
+    /// Software asked to be told of a descriptor, and was.
+    completed: bool,
 }
 
-/// The last route looked up in a burst: frames come in runs.
-#[derive(Default)]
-struct RouteCache(Option<(MacAddress, Option<VlanTag>, Destinations)>);
-
-/// Why a frame did not go out, and what becomes of its queue.
-enum Unsent {
-    Drop(DropReason),
-    /// The sender's memory failed: its queue is halted.
-    Fault {
-        iova: u64,
-        len: u64,
-        fault: DmaFault,
-    },
-}
-
-impl From<DropReason> for Unsent {
-    fn from(reason: DropReason) -> Self {
-        Unsent::Drop(reason)
-    }
-}
-
-/// Who sends, and by what configuration.
-struct Sender<'a> {
-    config: &'a Config,
-    place: Place,
-    pool: u8,
+/// Whether a queue goes on in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    /// It waits, is halted, or has had its turn.
+    Rest,
 }
 
 impl DataPath {
@@ -93,378 +72,371 @@ impl DataPath {
             function,
             queue: own,
         };
-        let pool = (queue % POOL_COUNT) as u8;
-        let sender = Sender {
-            config: &config,
-            place,
-            pool,
+        let mut turn = Turn {
+            sender: Sender {
+                config: &config,
+                place,
+                pool: (queue % POOL_COUNT) as u8,
+            },
+            queue: at,
+            rate: config.rates[at],
+            cache: RouteCache::default(),
+            frames: 0,
+            completed: false,
         };
-        let mut cache = RouteCache::default();
-        let mut frames = 0;
-        let mut fetches = 0;
-        let mut completed = false;
         let head = self.tx[at].ring.head;
-        let rate = config.rates[at];
-
-        'burst: while frames < BURST && fetches < FETCHES {
+        let mut fetches = 0;
+        while turn.frames < BURST && fetches < FETCHES {
             fetches += 1;
-            match self.tx[at].pay(place, host) {
-                Ok(reported) => completed |= reported,
-                Err((iova, len, fault)) => {
-                    self.tx_fault(at, place, (iova, len, true), fault, progress, events);
-                    break;
-                }
-            }
-            if let Err(when) = self.tx[at].may_send(rate, self.now) {
-                progress.look_again(when);
+            if self.fetch(&mut turn, progress, host, events) == Then::Rest {
                 break;
-            }
-            let Some(available) = self.tx[at].ring.available(Kind::Tx, place, host) else {
-                self.stop_tx(at, place, HaltReason::Tail, events);
-                break;
-            };
-            if available == 0 {
-                break;
-            }
-            if !host.has_turn(function) {
-                progress.more = true;
-                break;
-            }
-            let mut raw = [[0; descriptor::SIZE]; FRAME_DESCRIPTORS];
-            let raw = &mut raw[..(available as usize).min(FRAME_DESCRIPTORS)];
-            if let Err((iova, len, fault)) = self.tx[at].ring.fetch(place, 0, raw, host) {
-                self.tx_fault(at, place, (iova, len, false), fault, progress, events);
-                break;
-            }
-            let mut done = 0;
-            while done < raw.len() && frames < BURST && (done == 0 || host.has_turn(function)) {
-                let mut request = std::mem::take(&mut self.scratch.request);
-                let item = self.tx[at].parse(&raw[done..], &mut request);
-                let (taken, outcome) = match item {
-                    Item::Incomplete => {
-                        self.scratch.request = request;
-                        if done == 0 {
-                            // The rest of the frame has no descriptors yet.
-                            self.tx[at].wait_for_more(available);
-                            break 'burst;
-                        }
-                        break;
-                    }
-                    Item::Pass(taken) => (taken, Ok(())),
-                    Item::Drop(taken, reason) => (taken, Err(Unsent::Drop(reason))),
-                    Item::Frame(taken) => {
-                        frames += 1;
-                        (
-                            taken,
-                            self.send(&sender, &request, &mut cache, host, events),
-                        )
-                    }
-                };
-                if matches!(item, Item::Frame(_)) {
-                    self.tx[at].spend(request.len + FCS_LENGTH + WIRE_OVERHEAD);
-                }
-                self.scratch.request = request;
-                let mut cancelled = false;
-                match outcome {
-                    Ok(()) => {}
-                    Err(Unsent::Drop(reason)) => {
-                        if matches!(reason, DropReason::SpoofedMac | DropReason::SpoofedVlan) {
-                            events.wvbr |= 1 << queue;
-                        }
-                        events.drop_frame(Port::Function(function), reason);
-                    }
-                    Err(Unsent::Fault { iova, len, fault }) => {
-                        events.drop_frame(Port::Function(function), DropReason::TxFault);
-                        events.fault(fault_of(place, Kind::Tx, iova, len, false, fault));
-                        if fault.cause != FaultCause::Cancelled {
-                            self.stop_tx(at, place, HaltReason::Fault, events);
-                            break 'burst;
-                        }
-                        // The frame is lost, its queue is not.
-                        cancelled = true;
-                    }
-                }
-                let taken_raw = &raw[done..done + taken];
-                match self.tx[at].complete(place, taken_raw, host) {
-                    Ok(reported) => completed |= reported,
-                    Err((iova, len, fault)) => {
-                        if fault.cause == FaultCause::Cancelled {
-                            self.tx[at].owe(taken_raw);
-                        }
-                        self.tx_fault(at, place, (iova, len, true), fault, progress, events);
-                        break 'burst;
-                    }
-                }
-                if cancelled {
-                    self.retry_tx(at, progress);
-                    break 'burst;
-                }
-                done += taken;
-                if self.tx[at].may_send(rate, self.now).is_err() {
-                    break;
-                }
             }
         }
         let tx = &self.tx[at];
         if tx.ring.head != head {
             tx.ring.publish_head(Kind::Tx, place, host);
         }
-        if completed {
+        if turn.completed {
             events.cause(Kind::Tx, queue as u8);
         }
-        progress.frames += frames;
-        progress.more |= tx.ring.state == State::Running && (frames == BURST || fetches == FETCHES);
+        progress.frames += turn.frames;
+        progress.more |=
+            tx.ring.state == State::Running && (turn.frames >= BURST || fetches == FETCHES);
     }
 
-    fn stop_tx(&mut self, at: usize, place: Place, reason: HaltReason, events: &mut Events) {
-        self.tx[at].ring.halt();
-        events.halt(halt(place, Kind::Tx, reason));
+    /// Fetch descriptors once, and send what they describe.
+    fn fetch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) -> Then {
+        let at = turn.queue;
+        let place = turn.sender.place;
+        match self.tx[at].pay(place, host) {
+            Ok(reported) => turn.completed |= reported,
+            Err((iova, len, fault)) => {
+                return self.tx_fault(turn, (iova, len, true), fault, progress, events);
+            }
+        }
+        if let Err(when) = self.tx[at].may_send(turn.rate, self.now) {
+            progress.look_again(when);
+            return Then::Rest;
+        }
+        if let Some(cut) = self.tx[at].cut.take()
+            && self.go_on_cutting(cut, turn, progress, host, events) == Then::Rest
+        {
+            return Then::Rest;
+        }
+        let Some(available) = self.tx[at].ring.available(Kind::Tx, place, host) else {
+            return self.stop_tx(turn, HaltReason::Tail, events);
+        };
+        if available == 0 {
+            return Then::Rest;
+        }
+        if !host.has_turn(place.function) {
+            progress.more = true;
+            return Then::Rest;
+        }
+        let mut raw = [[0; descriptor::SIZE]; FRAME_DESCRIPTORS];
+        let raw = &mut raw[..(available as usize).min(FRAME_DESCRIPTORS)];
+        if let Err((iova, len, fault)) = self.tx[at].ring.fetch(place, 0, raw, host) {
+            return self.tx_fault(turn, (iova, len, false), fault, progress, events);
+        }
+        let mut done = 0;
+        while done < raw.len()
+            && turn.frames < BURST
+            && (done == 0 || host.has_turn(place.function))
+        {
+            let mut request = std::mem::take(&mut self.scratch.request);
+            let item = self.tx[at].parse(&raw[done..], &mut request);
+            let (taken, then) = match item {
+                Item::Incomplete => {
+                    self.scratch.request = request;
+                    if done == 0 {
+                        // The rest of the frame has no descriptors yet.
+                        self.tx[at].wait_for_more(available);
+                        return Then::Rest;
+                    }
+                    break;
+                }
+                Item::Frame(taken) => {
+                    let raw = &raw[done..done + taken];
+                    let then = match request.plan {
+                        Some(plan) => {
+                            self.begin_cutting(plan, request, raw, turn, progress, host, events)
+                        }
+                        None => {
+                            let then = self.one(&request, raw, turn, progress, host, events);
+                            self.scratch.request = request;
+                            then
+                        }
+                    };
+                    (taken, then)
+                }
+                Item::Pass(taken) | Item::Drop(taken, _) => {
+                    self.scratch.request = request;
+                    let raw = &raw[done..done + taken];
+                    let then = match item {
+                        Item::Drop(_, reason) => {
+                            if reason == DropReason::BadSegmentation {
+                                events.segmentation_failed += 1;
+                            }
+                            self.refuse(reason, 1, raw, turn, progress, host, events)
+                        }
+                        _ => self.complete(raw, turn, progress, host, events),
+                    };
+                    (taken, then)
+                }
+            };
+            if then == Then::Rest {
+                return Then::Rest;
+            }
+            done += taken;
+            if self.tx[at].may_send(turn.rate, self.now).is_err() {
+                break;
+            }
+        }
+        Then::GoOn
+    }
+
+    /// Send a frame that goes out as one.
+    fn one(
+        &mut self,
+        request: &Request,
+        raw: &[Raw],
+        turn: &mut Turn<'_>,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) -> Then {
+        turn.frames += 1;
+        let (bytes, result) = self.send(&turn.sender, request, &mut turn.cache, host, events);
+        self.tx[turn.queue].spend(bytes + FCS_LENGTH + WIRE_OVERHEAD);
+        match result {
+            Ok(()) => self.complete(raw, turn, progress, host, events),
+            Err(Unsent::Drop(reason)) => self.refuse(reason, 1, raw, turn, progress, host, events),
+            Err(Unsent::Fault { iova, len, fault }) => {
+                // If by accident, the frame is lost and its queue is not.
+                if self.lose(turn, (iova, len), fault, 1, events) == Then::GoOn
+                    && self.complete(raw, turn, progress, host, events) == Then::GoOn
+                {
+                    self.retry_tx(turn, progress);
+                }
+                Then::Rest
+            }
+        }
+    }
+
+    /// Send a frame that goes out as many.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a request, its turn and the world"
+    )]
+    fn begin_cutting(
+        &mut self,
+        plan: Plan,
+        request: Request,
+        raw: &[Raw],
+        turn: &mut Turn<'_>,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) -> Then {
+        let mut header = [0; HEADER_MOST];
+        let header = &mut header[..plan.header_len()];
+        if let Err((iova, len, fault)) = request.read_head(turn.sender.place.function, header, host)
+        {
+            self.scratch.request = request;
+            if fault.cause == FaultCause::Cancelled {
+                // Nothing has been sent of it: it is read again.
+                return self.retry_tx(turn, progress);
+            }
+            let segmenter = Segmenter::new(plan, header);
+            return self.lose(turn, (iova, len), fault, segmenter.frames_left(), events);
+        }
+        let cut = Cut {
+            segmenter: Segmenter::new(plan, header),
+            request,
+            raw: raw.to_vec(),
+        };
+        self.go_on_cutting(Box::new(cut), turn, progress, host, events)
+    }
+
+    /// Send as many of the frames that a request is cut into as the queue's turn allows.
+    fn go_on_cutting(
+        &mut self,
+        mut cut: Box<Cut>,
+        turn: &mut Turn<'_>,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) -> Then {
+        let at = turn.queue;
+        let function = turn.sender.place.function;
+        let masks = turn.sender.config.flag_masks;
+        let mut outcome = Ok(());
+        while cut.segmenter.frames_left() != 0 {
+            let when = self.tx[at].may_send(turn.rate, self.now);
+            let has_turn = host.has_turn(function);
+            if turn.frames >= BURST || when.is_err() || !has_turn {
+                if let Err(when) = when {
+                    progress.look_again(when);
+                }
+                progress.more |= when.is_ok() && !has_turn;
+                self.tx[at].cut = Some(cut);
+                return Then::Rest;
+            }
+            let left = cut.segmenter.frames_left();
+            let Some(piece) = cut.segmenter.advance(masks) else {
+                break;
+            };
+            turn.frames += 1;
+            let (bytes, result) =
+                self.send_piece(&turn.sender, &cut, piece, &mut turn.cache, host, events);
+            self.tx[at].spend(bytes + FCS_LENGTH + WIRE_OVERHEAD);
+            match result {
+                Ok(()) => {}
+                Err(Unsent::Drop(reason)) => {
+                    // They all have the same header.
+                    outcome = Err((reason, left));
+                    break;
+                }
+                Err(Unsent::Fault { iova, len, fault }) => {
+                    let cancelled = fault.cause == FaultCause::Cancelled;
+                    let lost = if cancelled { 1 } else { left };
+                    if self.lose(turn, (iova, len), fault, lost, events) == Then::Rest {
+                        events.segmentation_failed += 1;
+                        return Then::Rest;
+                    }
+                    // One frame is lost, the others are not.
+                    self.tx[at].cut = Some(cut);
+                    return self.retry_tx(turn, progress);
+                }
+            }
+        }
+        let Cut { request, raw, .. } = *cut;
+        self.scratch.request = request;
+        match outcome {
+            Ok(()) => {
+                events.segmented += 1;
+                self.complete(&raw, turn, progress, host, events)
+            }
+            Err((reason, left)) => {
+                events.segmentation_failed += 1;
+                self.refuse(reason, left, &raw, turn, progress, host, events)
+            }
+        }
+    }
+
+    /// Tell software of descriptors that have been dealt with.
+    fn complete(
+        &mut self,
+        raw: &[Raw],
+        turn: &mut Turn<'_>,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) -> Then {
+        let tx = &mut self.tx[turn.queue];
+        match tx.complete(turn.sender.place, raw, host) {
+            Ok(reported) => {
+                turn.completed |= reported;
+                Then::GoOn
+            }
+            Err((iova, len, fault)) => {
+                if fault.cause == FaultCause::Cancelled {
+                    tx.owe(raw);
+                }
+                self.tx_fault(turn, (iova, len, true), fault, progress, events)
+            }
+        }
+    }
+
+    /// Frames are not sent, for a reason that the sender may have to answer for.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a reason, its turn and the world"
+    )]
+    fn refuse(
+        &mut self,
+        reason: DropReason,
+        frames: u64,
+        raw: &[Raw],
+        turn: &mut Turn<'_>,
+        progress: &mut Progress,
+        host: &mut dyn DataHost,
+        events: &mut Events,
+    ) -> Then {
+        let function = turn.sender.place.function;
+        events.drop_frames(Port::Function(function), reason, frames);
+        let misbehavior = match reason {
+            DropReason::SpoofedMac => Some(Misbehavior::SpoofedMac),
+            DropReason::SpoofedVlan => Some(Misbehavior::SpoofedVlan),
+            _ => (reason.malformed())
+                .filter(|_| turn.sender.config.block_malicious)
+                .map(Misbehavior::Malformed),
+        };
+        if let Some(misbehavior) = misbehavior {
+            events.misbehavior(turn.queue as u8, misbehavior);
+        }
+        if let Some(Misbehavior::Malformed(_)) = misbehavior {
+            self.tx[turn.queue].block(raw.len());
+            self.blocks_changed = true;
+            return self.stop_tx(turn, HaltReason::Malicious, events);
+        }
+        self.complete(raw, turn, progress, host, events)
+    }
+
+    /// The sender's memory failed, which costs it these frames. Unless that was by accident its queue
+    /// is halted.
+    fn lose(
+        &mut self,
+        turn: &Turn<'_>,
+        (iova, len): (u64, u64),
+        fault: DmaFault,
+        frames: u64,
+        events: &mut Events,
+    ) -> Then {
+        let place = turn.sender.place;
+        events.drop_frames(Port::Function(place.function), DropReason::TxFault, frames);
+        events.fault(fault_of(place, Kind::Tx, iova, len, false, fault));
+        if fault.cause == FaultCause::Cancelled {
+            return Then::GoOn;
+        }
+        self.stop_tx(turn, HaltReason::Fault, events)
+    }
+
+    fn stop_tx(&mut self, turn: &Turn<'_>, reason: HaltReason, events: &mut Events) -> Then {
+        self.tx[turn.queue].halt();
+        events.halt(halt(turn.sender.place, Kind::Tx, reason));
+        Then::Rest
     }
 
     /// A queue's own DMA failed: of descriptors, not of frames. One that was cancelled is tried
     /// again.
     fn tx_fault(
         &mut self,
-        at: usize,
-        place: Place,
+        turn: &Turn<'_>,
         (iova, len, write): (u64, u64, bool),
         fault: DmaFault,
         progress: &mut Progress,
         events: &mut Events,
-    ) {
+    ) -> Then {
         if fault.cause == FaultCause::Cancelled {
-            return self.retry_tx(at, progress);
+            return self.retry_tx(turn, progress);
         }
+        let place = turn.sender.place;
         events.fault(fault_of(place, Kind::Tx, iova, len, write, fault));
-        self.stop_tx(at, place, HaltReason::Fault, events);
+        self.stop_tx(turn, HaltReason::Fault, events)
     }
 
-    fn retry_tx(&mut self, at: usize, progress: &mut Progress) {
+    fn retry_tx(&mut self, turn: &Turn<'_>, progress: &mut Progress) -> Then {
         let when = self.now.saturating_add(RETRY_NS);
-        self.tx[at].wait_until(when);
+        self.tx[turn.queue].wait_until(when);
         progress.look_again(when);
-    }
-
-    /// Send one frame.
-    fn send(
-        &mut self,
-        sender: &Sender<'_>,
-        request: &Request,
-        cache: &mut RouteCache,
-        host: &mut dyn DataHost,
-        events: &mut Events,
-    ) -> Result<(), Unsent> {
-        let Sender {
-            config,
-            place,
-            pool,
-        } = *sender;
-        let vlan = config.vlan_ethertype;
-        let mut head = [0; HEAD];
-        let head = &mut head[..request.len.min(HEAD)];
-        read(place.function, &request.segments, head, host)?;
-        let tail = Some(Tail {
-            function: place.function,
-            segments: &request.segments,
-            skip: head.len(),
-            len: request.len - head.len(),
-        })
-        .filter(|tail| tail.len != 0);
-        let mut frame =
-            Frame::parse(head, tail, vlan, config.outer_ethertype).ok_or(DropReason::Runt)?;
-        // Bytes of a tag that the frame had in it and the frame's copy has not.
-        let mut removed = if frame.tag.is_some() { TAG_LENGTH } else { 0 };
-        match (config.pools[usize::from(pool & 7)].insert, request.insert) {
-            (VlanInsert::Always(_), _) if frame.tag.is_some() => {
-                return Err(DropReason::TagNotAllowed.into());
-            }
-            (VlanInsert::Always(tag), _) => frame.tag = Some(VlanTag(tag)),
-            (VlanInsert::Descriptor, Some(tag)) => {
-                // A tag that is in the frame becomes the inner one.
-                frame.rest = &head[frame.prefix_len()..];
-                frame.tag = Some(tag);
-                removed = 0;
-            }
-            (VlanInsert::Descriptor, None) | (VlanInsert::Never, _) => {}
-        }
-        if place.function.is_vf() && frame.ethertype() == ETHERTYPE_MAC_CONTROL {
-            return Err(DropReason::PauseFrame.into());
-        }
-        config.check_spoof(pool, frame.source(), frame.tag)?;
-        let destination = frame.destination();
-        let route = match cache.0 {
-            Some((to, tag, route)) if to == destination && tag == frame.tag => route,
-            _ => {
-                let route = config.route_transmit(pool, destination, frame.tag);
-                cache.0 = Some((destination, frame.tag, route));
-                route
-            }
-        };
-        if let Some(reason) = route.reason {
-            return Err(reason.into());
-        }
-        let uplink = route.uplink && (config.link_up || config.receive.loopback_mac);
-        if route.uplink && !uplink && route.pools == 0 {
-            return Err(DropReason::LinkDown.into());
-        }
-
-        let mut whole = std::mem::take(&mut self.scratch.whole);
-        let short = config.pad_short && frame.untagged_len() < MIN_LENGTH;
-        let asks = !matches!(request.checksum, Checksum::None);
-        let mut result = Ok(());
-        if uplink || short || asks || host.capturing() {
-            result = gather(&frame, &mut whole, host)
-                .and_then(|()| insert_checksum(request, &mut whole, removed).map_err(Unsent::Drop));
-            if short {
-                whole.resize(whole.len().max(MIN_LENGTH), 0);
-            }
-            if result.is_ok() {
-                let tag = frame.tag;
-                // `whole` has no tag in it, and one that it seems to have is payload.
-                let prefix = frame.prefix_len();
-                frame = Frame {
-                    tag,
-                    rest: &whole[prefix..],
-                    tail: None,
-                    ..frame
-                };
-                self.show(
-                    &frame,
-                    vlan,
-                    Port::Function(place.function),
-                    Direction::Ingress,
-                    host,
-                );
-            }
-        }
-        if result.is_ok() {
-            result = self
-                .deliver(config, &frame, route.pools, Some(pool), host, events)
-                .map_err(|(iova, len, fault)| Unsent::Fault { iova, len, fault });
-        }
-        if result.is_ok() {
-            if uplink {
-                self.send_out(&frame, vlan, host, events);
-                // The registers of stamps are the PF's.
-                if request.stamp && !place.function.is_vf() {
-                    events.tx_timestamp(self.now);
-                }
-            }
-            let port = events.port_mut(Port::Function(place.function));
-            count_tx(port, &frame, route.pools != 0);
-        }
-        self.scratch.whole = whole;
-        result
-    }
-
-    /// Out of the card, a frame that is one local piece.
-    fn send_out(
-        &mut self,
-        frame: &Frame<'_>,
-        vlan: u16,
-        host: &mut dyn DataHost,
-        events: &mut Events,
-    ) {
-        events.wire_tx_sizes[size_class(frame.len())] += 1;
-        count_rx(events.port_mut(Port::Uplink), frame, true);
-        if self.config.receive.loopback_mac {
-            return self.come_back(frame, host, events);
-        }
-        frame.write_local(true, vlan, &mut self.scratch.local);
-        let bytes = &self.scratch.local;
-        host.uplink_send(bytes);
-        if host.capturing() {
-            host.capture(Port::Uplink, Direction::Egress, bytes);
-        }
-    }
-
-    /// Let a capture see a frame.
-    pub(super) fn show(
-        &mut self,
-        frame: &Frame<'_>,
-        vlan: u16,
-        port: Port,
-        direction: Direction,
-        host: &mut dyn DataHost,
-    ) {
-        // Frames are in one piece while somebody captures.
-        if host.capturing() && frame.tail.is_none() {
-            frame.write_local(true, vlan, &mut self.scratch.local);
-            host.capture(port, direction, &self.scratch.local);
-        }
-    }
-}
-
-/// Read the first bytes of a frame.
-fn read(
-    function: FunctionId,
-    segments: &[Segment],
-    mut into: &mut [u8],
-    host: &mut dyn DataHost,
-) -> Result<(), Unsent> {
-    for segment in segments {
-        let (part, rest) = into.split_at_mut(segment.len.min(into.len()));
-        if part.is_empty() {
-            break;
-        }
-        host.dma_read(function, segment.iova, part)
-            .map_err(|fault| Unsent::Fault {
-                iova: segment.iova,
-                len: part.len() as u64,
-                fault,
-            })?;
-        into = rest;
-    }
-    Ok(())
-}
-
-/// The frame without its tag as one piece: the trusted header, and the rest read once.
-fn gather(frame: &Frame<'_>, whole: &mut Vec<u8>, host: &mut dyn DataHost) -> Result<(), Unsent> {
-    frame.write_local(false, 0, whole);
-    let Some(tail) = frame.tail else {
-        return Ok(());
-    };
-    let mut at = whole.len();
-    whole.resize(at + tail.len, 0);
-    for piece in tail.pieces(0, tail.len) {
-        let len = piece.len;
-        host.dma_read(tail.function, piece.iova, &mut whole[at..at + len])
-            .map_err(|fault| Unsent::Fault {
-                iova: piece.iova,
-                len: len as u64,
-                fault,
-            })?;
-        at += len;
-    }
-    Ok(())
-}
-
-fn insert_checksum(request: &Request, whole: &mut [u8], removed: usize) -> Result<(), DropReason> {
-    match request.checksum {
-        Checksum::None => Ok(()),
-        Checksum::Advanced(options, context) => checksum::insert(whole, options, context, removed),
-        Checksum::Legacy { start, at } => {
-            // The descriptor counts the tag that is in the frame.
-            let start = start.checked_sub(removed);
-            let at = at.checked_sub(removed);
-            match (start, at) {
-                (Some(start), Some(at)) => checksum::insert_legacy(whole, start, at),
-                _ => Err(checksum::BadContext),
-            }
-        }
-    }
-    .map_err(|checksum::BadContext| DropReason::BadChecksumContext)
-}
-
-fn count_tx(port: &mut PortEvents, frame: &Frame<'_>, loopback: bool) {
-    let (bytes, to) = (frame.len() as u64, frame.destination());
-    port.tx_packets += 1;
-    port.tx_bytes += bytes;
-    port.tx_broadcast += u64::from(to.is_broadcast());
-    port.tx_multicast += u64::from(to.is_multicast() && !to.is_broadcast());
-    if loopback {
-        port.tx_loopback_packets += 1;
-        port.tx_loopback_bytes += bytes;
+        Then::Rest
     }
 }
 

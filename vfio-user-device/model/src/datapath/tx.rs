@@ -1,4 +1,4 @@
-//! A transmit queue: descriptors into frames (datasheet 7.2), write-back, rate limit.
+//! A transmit queue: descriptors into frames (datasheet 7.2), write-back.
 
 use igb::descriptor::{
     self, LegacyTx, LegacyTxCommand, STATUS_WORD, TxCommand, TxContext, TxDescriptor, TxOptions,
@@ -7,8 +7,11 @@ use igb::descriptor::{
 use igb::queue_page::QueueRegister;
 use igb::{TDWBAL, Value, VlanTag};
 
+use super::checksum::BadContext;
+use super::credit::Credit;
 use super::frame::Segment;
-use super::ring::{Look, Place, Ring};
+use super::ring::{Look, Place, Ring, State};
+use super::segment::{Plan, Segmenter};
 use crate::drops::DropReason;
 use crate::events::{HaltReason, Ring as Kind};
 use crate::host::{DataHost, DmaFault, FaultCause};
@@ -19,11 +22,6 @@ pub(super) const FRAME_DESCRIPTORS: usize = 64;
 pub(super) const FRAME_BYTES: usize = igb::frame::MAX_JUMBO_LENGTH - igb::frame::FCS_LENGTH;
 /// Contexts of a queue.
 const CONTEXTS: usize = 2;
-/// Bytes that a limited queue may send at once after a pause: a few frames.
-const LEAST_BURST: u64 = 16 * 1024;
-/// Of a second: what a limited queue may save up.
-const BURST_FRACTION: u64 = 1_000;
-const NS_PER_SECOND: u128 = 1_000_000_000;
 
 /// A transmit queue.
 #[derive(Debug, Default)]
@@ -32,6 +30,11 @@ pub(super) struct TxQueue {
     contexts: [TxContext; CONTEXTS],
     /// Where the head is written instead of descriptors.
     head_write_back: Option<u64>,
+    /// The frame at the head is sent in many, and some of them are gone.
+    pub(super) cut: Option<Box<Cut>>,
+    /// Its driver sent nonsense and the PF wants such queues blocked (DTXCTL.MDP_EN). It stays so
+    /// until the PF frees it (MDFB), or the function is reset or may no longer send.
+    blocked: bool,
     /// A frame with too many descriptors is being thrown away up to its end.
     discarding: bool,
     credit: Credit,
@@ -43,13 +46,13 @@ pub(super) struct TxQueue {
     owed: Vec<[u8; descriptor::SIZE]>,
 }
 
-/// Credit of a limited queue.
-#[derive(Clone, Copy, Debug, Default)]
-struct Credit {
-    bytes: i64,
-    since: u64,
-    /// The limit it was saved up under.
-    rate: u64,
+/// A frame that is being sent in many.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) request: Request,
+    pub(super) segmenter: Segmenter,
+    /// Its descriptors.
+    pub(super) raw: Vec<[u8; descriptor::SIZE]>,
 }
 
 /// What a frame's descriptors say of it.
@@ -60,6 +63,8 @@ pub(super) struct Request {
     /// The tag to insert.
     pub(super) insert: Option<VlanTag>,
     pub(super) checksum: Checksum,
+    /// How to cut it (TSE).
+    pub(super) plan: Option<Plan>,
     /// The frame's departure is to be stamped (IEEE 1588).
     pub(super) stamp: bool,
 }
@@ -101,11 +106,17 @@ impl TxQueue {
         permitted: bool,
         host: &dyn DataHost,
     ) -> Option<HaltReason> {
-        match self.ring.look(Kind::Tx, place, permitted, host) {
-            Look::Same => None,
+        match (self.ring).look(Kind::Tx, place, permitted && !self.blocked, host) {
+            Look::Same => {
+                if self.ring.state != State::Running {
+                    self.cut = None;
+                }
+                None
+            }
             Look::Halted(reason) => Some(reason),
             Look::Latched => {
                 self.contexts = Default::default();
+                self.cut = None;
                 self.discarding = false;
                 self.incomplete = 0;
                 self.not_before = 0;
@@ -127,9 +138,11 @@ impl TxQueue {
         request.len = 0;
         request.insert = None;
         request.checksum = Checksum::None;
+        request.plan = None;
         request.stamp = false;
         let mut refused = None;
         let mut first = true;
+        let mut cut = None;
         for (n, bytes) in raw.iter().enumerate() {
             let end = match TxDescriptor::parse(descriptor::from_bytes(bytes)) {
                 TxDescriptor::Context(context) if first && !self.discarding => {
@@ -153,11 +166,10 @@ impl TxQueue {
                             request.insert = Some(VlanTag(context.vlan_tag()));
                         }
                         request.stamp = command.contains(TxCommand::TSTAMP);
-                        if data.options().intersects(TxOptions::IXSM | TxOptions::TXSM) {
-                            request.checksum = Checksum::Advanced(data.options(), context);
-                        }
                         if command.contains(TxCommand::TSE) {
-                            refused = Some(DropReason::Segmentation);
+                            cut = Some((context, data.options(), data.payload_length()));
+                        } else if data.options().intersects(TxOptions::IXSM | TxOptions::TXSM) {
+                            request.checksum = Checksum::Advanced(data.options(), context);
                         }
                     }
                     add(request, data.address(), data.length());
@@ -182,6 +194,12 @@ impl TxQueue {
             };
             first = false;
             if end {
+                if let Some((context, options, payload)) = cut.filter(|_| refused.is_none()) {
+                    match Plan::new(context, options, payload, request.len) {
+                        Ok(plan) => request.plan = Some(plan),
+                        Err(BadContext) => refused = Some(DropReason::BadSegmentation),
+                    }
+                }
                 return self.finish(n + 1, refused, request);
             }
         }
@@ -216,12 +234,37 @@ impl TxQueue {
         if std::mem::take(&mut self.discarding) {
             return Item::Pass(descriptors);
         }
+        let too_long = request.len > FRAME_BYTES && request.plan.is_none();
         let refused = refused
-            .or((request.len > FRAME_BYTES).then_some(DropReason::Oversize))
+            .or(too_long.then_some(DropReason::Oversize))
             .or((request.len < igb::frame::HEADER_LENGTH).then_some(DropReason::Runt));
         match refused {
             Some(reason) => Item::Drop(descriptors, reason),
             None => Item::Frame(descriptors),
+        }
+    }
+
+    /// Stop until software enables the queue anew.
+    pub(super) fn halt(&mut self) {
+        self.ring.halt();
+        self.cut = None;
+    }
+
+    /// Stop until the PF frees the queue. What stood at the head, `taken` descriptors, is passed over.
+    pub(super) fn block(&mut self, taken: usize) {
+        self.ring.advance(taken as u32);
+        self.blocked = true;
+        self.halt();
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// The PF frees the queue. If it is enabled still, it starts anew with the next look at it.
+    pub(super) fn free(&mut self) {
+        if std::mem::take(&mut self.blocked) {
+            self.ring.state = State::Off;
         }
     }
 
@@ -293,42 +336,14 @@ impl TxQueue {
 
     /// Whether a queue limited to `rate` bytes per second may send now; if not, when.
     pub(super) fn may_send(&mut self, rate: Option<u64>, now: u64) -> Result<(), u64> {
-        let Some(rate) = rate.map(|rate| rate.max(1)) else {
-            self.credit = Credit::default();
-            self.not_before = 0;
-            return Ok(());
-        };
-        let most = (rate / BURST_FRACTION).max(LEAST_BURST);
-        if self.credit.rate != rate {
-            self.credit = Credit {
-                bytes: most as i64,
-                since: now,
-                rate,
-            };
-        }
-        let elapsed = now.saturating_sub(self.credit.since);
-        let earned = u128::from(rate) * u128::from(elapsed) / NS_PER_SECOND;
-        if earned > 0 {
-            let bytes = i128::from(self.credit.bytes) + earned as i128;
-            self.credit.bytes = bytes.min(i128::from(most)) as i64;
-            self.credit.since = now;
-        }
-        self.not_before = 0;
-        if self.credit.bytes > 0 {
-            return Ok(());
-        }
-        let missing = u128::from(self.credit.bytes.unsigned_abs()) + 1;
-        let wait = (missing * NS_PER_SECOND).div_ceil(u128::from(rate));
-        let wait = u64::try_from(wait).unwrap_or(u64::MAX);
-        self.not_before = self.credit.since.saturating_add(wait);
-        Err(self.not_before)
+        let verdict = self.credit.allows(rate, now);
+        self.not_before = verdict.err().unwrap_or(0);
+        verdict
     }
 
     /// A frame of so many bytes on the wire was sent.
     pub(super) fn spend(&mut self, bytes: usize) {
-        if self.credit.rate != 0 {
-            self.credit.bytes -= bytes as i64;
-        }
+        self.credit.spend(bytes);
     }
 }
 
@@ -414,30 +429,6 @@ mod tests {
         );
         assert_eq!(dropped(&[data(9724, TxCommand::EOP)]), None);
         let tse = data(60, TxCommand::EOP | TxCommand::TSE);
-        assert_eq!(dropped(&[tse]), Some(DropReason::Segmentation));
-    }
-
-    #[test]
-    fn a_limited_queue_sends_at_its_rate() {
-        let mut queue = TxQueue::default();
-        let rate = Some(1_000_000);
-        let (mut now, mut sent) = (0, 0u64);
-        while now < 1_000_000_000 {
-            match queue.may_send(rate, now) {
-                Ok(()) => {
-                    queue.spend(1000);
-                    sent += 1000;
-                }
-                Err(when) => {
-                    assert!(when > now);
-                    now = when;
-                }
-            }
-        }
-        assert!(
-            (1_000_000..=1_000_000 + 2 * LEAST_BURST).contains(&sent),
-            "{sent}"
-        );
-        assert_eq!(queue.may_send(None, now), Ok(()));
+        assert_eq!(dropped(&[tse]), Some(DropReason::BadSegmentation));
     }
 }

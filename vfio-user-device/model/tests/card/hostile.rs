@@ -336,27 +336,6 @@ fn the_header_is_read_once() {
 }
 
 #[test]
-fn segmentation_is_refused_by_name() {
-    let mut w = World::open(2);
-    w.queue_tx(
-        vf(0),
-        &frame(mac_of(vf(1)), mac_of(vf(0)), 600),
-        TxCommand::TSE,
-    );
-    w.ring_tx(vf(0));
-    w.run();
-    assert_eq!(w.dropped(vf(0), DropReason::Segmentation), 1);
-    assert!(w.take(vf(1)).is_empty());
-    siblings(&mut w);
-}
-
-fn siblings(w: &mut World) {
-    let sent = frame(mac_of(vf(0)), mac_of(vf(1)), 60);
-    w.send(vf(1), &sent);
-    assert_eq!(w.take(vf(0)), [sent]);
-}
-
-#[test]
 fn a_sender_with_slow_memory_waits_for_its_next_turn() {
     let mut w = World::open(3);
     for n in 0..10 {

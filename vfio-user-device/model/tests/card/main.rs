@@ -13,5 +13,6 @@ mod loopback;
 mod offloads;
 mod probe;
 mod resets;
+mod segmentation;
 mod wake;
 mod world;
