@@ -3,8 +3,10 @@
 //! The agent is the guest's `/init`. It needs no guest userland: modules,
 //! links, addresses, pings and TCP streams are built in. Host and agent
 //! exchange one JSON object per line over the virtio-serial port named
-//! [`PORT_NAME`]. The agent speaks first ([`Hello`]); after that it answers
-//! each [`Request`] with one [`Response`], in order.
+//! [`PORT_NAME`]. The agent speaks first ([`Hello`], and again when the guest
+//! was started anew); after that it answers each [`Request`] with one
+//! [`Response`]. Requests are carried out side by side: a long one delays no
+//! other, and answers come in the order in which the operations end.
 #![forbid(unsafe_code)]
 
 pub mod protocol;
@@ -23,4 +25,7 @@ pub const MODULE_LIST: &str = "/modules/list";
 pub const SHELL_WORD: &str = "tandem.shell";
 
 /// Where the initramfs holds busybox, where there is one.
-pub const BUSYBOX: &str = "/bin/busybox";
+pub const BUSYBOX: &str = "/usr/bin/busybox";
+
+/// Where programs of the guest are looked for.
+pub const PATH: &str = "/usr/sbin:/usr/bin";

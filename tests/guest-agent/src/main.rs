@@ -1,7 +1,9 @@
 //! Init of the test guest: loads modules and runs commands for the host.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod frames;
 mod init;
+mod jobs;
 mod link;
 mod modules;
 mod netlink;
@@ -17,12 +19,13 @@ fn main() {
         eprintln!("guest-agent is the init of a test guest, and runs only as process 1");
         std::process::exit(2);
     }
-    if let Err(error) = init::run() {
+    let end = init::run().unwrap_or_else(|error| {
         println!("guest-agent: {error:#}");
-    }
+        RebootMode::RB_POWER_OFF
+    });
     nix::unistd::sync();
     // Process 1 must not return; if even this fails the kernel panics, which
     // ends a VM started with -no-reboot.
-    let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
-    println!("guest-agent: power off: {errno}");
+    let Err(errno) = reboot(end);
+    println!("guest-agent: {end:?}: {errno}");
 }

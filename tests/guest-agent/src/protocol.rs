@@ -3,17 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; host and agent are built from one tree, so a
 /// mismatch means a stale initramfs.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest line either side accepts, in bytes.
-pub const MAX_LINE: usize = 4 << 20;
+pub const MAX_LINE: usize = 8 << 20;
 
-/// Most bytes of standard output, standard error or file content returned.
+/// Most bytes of standard output or standard error returned.
 pub const MAX_OUTPUT: usize = 1 << 20;
+
+/// Largest file read, and largest piece of one written, in bytes.
+pub const MAX_FILE: usize = 4 << 20;
+
+/// Most bytes of frames that a capture keeps.
+pub const MAX_CAPTURE: usize = 4 << 20;
 
 /// The agent's first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,12 +80,51 @@ pub enum Op {
         /// Module name.
         name: String,
     },
-    /// Runs a program. Result: [`RunResult`].
-    Run {
+    /// Runs a program to its end. Result: [`Executed`].
+    Exec {
         /// Program and arguments.
         argv: Vec<String>,
         /// The program is killed after this time, in milliseconds.
-        #[serde(default = "default_run_ms")]
+        timeout_ms: u64,
+    },
+    /// Starts a program. Result: its job's number.
+    Spawn {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Waits for a job's end, after which it is forgotten. Result:
+    /// [`Executed`], with `timed_out` if it still runs.
+    Wait {
+        /// Number of the job.
+        job: u32,
+        /// Bound, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Sends a job's process group a signal. Result: null, also if the job
+    /// has ended.
+    Signal {
+        /// Number of the job.
+        job: u32,
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// Writes to a job's standard input. Result: null.
+    Input {
+        /// Number of the job.
+        job: u32,
+        /// What to write.
+        text: String,
+    },
+    /// Waits until a job's standard output holds a text, or the job ends.
+    /// Result: the standard output so far.
+    Expect {
+        /// Number of the job.
+        job: u32,
+        /// What to wait for; nothing, to have the output at once.
+        text: String,
+        /// From which byte of the output on.
+        from: usize,
+        /// Bound, in milliseconds.
         timeout_ms: u64,
     },
     /// Lists network interfaces. Result: list of [`Link`].
@@ -150,7 +196,7 @@ pub enum Op {
         /// Bound on connect, each write and the final answer, in milliseconds.
         timeout_ms: u64,
     },
-    /// Reads a file, `/sys` and `/proc` included. Result: text.
+    /// Reads a file, `/sys` and `/proc` included. Result: [`Bytes`].
     ReadFile {
         /// Path.
         path: String,
@@ -160,7 +206,35 @@ pub enum Op {
         /// Path.
         path: String,
         /// Content.
-        content: String,
+        content: Bytes,
+        /// Permissions of a file that is new.
+        mode: u32,
+        /// Adds to the file instead of replacing its content.
+        #[serde(default)]
+        append: bool,
+    },
+    /// Sends frames as they are. Result: null.
+    SendFrames {
+        /// Interface name.
+        iface: String,
+        /// Whole frames, without their check sequence.
+        frames: Vec<Bytes>,
+    },
+    /// Starts to capture what an interface receives. Result: the capture's
+    /// number.
+    CaptureBegin {
+        /// Interface name.
+        iface: String,
+        /// Ends the capture when it has as many frames.
+        max: usize,
+    },
+    /// Waits until a capture has its `max` frames or the time is over, and
+    /// ends it. Result: list of [`Bytes`].
+    CaptureEnd {
+        /// Number of the capture.
+        capture: u32,
+        /// Bound, in milliseconds.
+        timeout_ms: u64,
     },
     /// The kernel log so far. Result: text.
     Kmsg,
@@ -168,10 +242,8 @@ pub enum Op {
     Pci,
     /// Switches the guest off, after the response. Result: null.
     Poweroff,
-}
-
-fn default_run_ms() -> u64 {
-    30_000
+    /// Starts the guest anew, after the response. Result: null.
+    Reboot,
 }
 
 fn default_ping_size() -> u16 {
@@ -198,17 +270,37 @@ pub struct LinkChange {
     pub allmulti: Option<bool>,
 }
 
-/// Result of [`Op::Run`].
+/// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunResult {
-    /// Exit code; `None` if a signal ended the program.
-    pub code: Option<i32>,
-    /// Whether the agent killed the program for running too long.
+pub struct Executed {
+    /// Exit code; 128 and the number of the signal, if one ended the program.
+    pub code: i32,
+    /// Whether it was not done in time.
+    #[serde(default)]
     pub timed_out: bool,
     /// Standard output, at most [`MAX_OUTPUT`] bytes.
     pub stdout: String,
     /// Standard error, at most [`MAX_OUTPUT`] bytes.
     pub stderr: String,
+}
+
+/// Bytes, which JSON carries as base64.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Bytes(pub Vec<u8>);
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> Self {
+        BASE64_STANDARD.encode(bytes.0)
+    }
+}
+
+impl TryFrom<String> for Bytes {
+    type Error = base64::DecodeError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        BASE64_STANDARD.decode(text).map(Self)
+    }
 }
 
 /// A network interface.
@@ -307,6 +399,14 @@ mod tests {
             let line = serde_json::to_string(&response).unwrap();
             assert_eq!(serde_json::from_str::<Response>(&line).unwrap(), response);
         }
+    }
+
+    #[test]
+    fn bytes_of_any_value_survive_the_way_and_what_is_no_base64_is_refused() {
+        let bytes = Bytes((0..=255).collect());
+        let line = serde_json::to_string(&bytes).unwrap();
+        assert_eq!(serde_json::from_str::<Bytes>(&line).unwrap(), bytes);
+        assert!(serde_json::from_str::<Bytes>("\"?\"").is_err());
     }
 
     #[test]

@@ -1,104 +1,46 @@
-//! Files, programs, the kernel log and PCI functions.
+//! Files, the kernel log and PCI functions.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
-use guest_agent::protocol::{MAX_OUTPUT, PciFunction, RunResult};
+use anyhow::{Context, Result, ensure};
+use guest_agent::protocol::{MAX_FILE, MAX_OUTPUT, PciFunction};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
 
-/// Reads at most [`MAX_OUTPUT`] bytes as text, and drops the rest so that a
-/// writer never blocks.
-fn text(mut from: impl Read) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    from.by_ref()
-        .take(MAX_OUTPUT as u64)
-        .read_to_end(&mut bytes)?;
-    std::io::copy(&mut from, &mut std::io::sink())?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-pub(crate) fn read_file(path: &str) -> Result<String> {
+pub(crate) fn read_file(path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).with_context(|| format!("open {path}"))?;
-    file.take(MAX_OUTPUT as u64)
+    file.take(MAX_FILE as u64 + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("read {path}"))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    ensure!(
+        bytes.len() <= MAX_FILE,
+        "{path} has more than {MAX_FILE} bytes"
+    );
+    Ok(bytes)
 }
 
-pub(crate) fn write_file(path: &str, content: &str) -> Result<()> {
+/// A file's text without the white space around it.
+pub(crate) fn read_text(path: &str) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read_file(path)?).trim().to_owned())
+}
+
+/// `mode` is that of a file that is new.
+pub(crate) fn write_file(path: &str, content: &[u8], mode: u32, append: bool) -> Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(!append)
+        .append(append)
+        .mode(mode)
         .open(path)
         .with_context(|| format!("open {path}"))?;
     // sysfs takes a value in one write.
-    file.write_all(content.as_bytes())
+    file.write_all(content)
         .with_context(|| format!("write {path}"))
-}
-
-/// Runs `argv` in a process group of its own, and kills the group when its
-/// leader, or whoever else holds its output, is not done after `timeout`.
-pub(crate) fn run(argv: &[String], timeout: Duration) -> Result<RunResult> {
-    let (program, arguments) = argv.split_first().context("argv is empty")?;
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("run {program}"))?;
-    let stdout = child.stdout.take().context("no standard output")?;
-    let stderr = child.stderr.take().context("no standard error")?;
-    let pid = Pid::from_raw(i32::try_from(child.id()).context("process id")?);
-    thread::scope(|scope| {
-        let stdout = scope.spawn(move || text(stdout));
-        let stderr = scope.spawn(move || text(stderr));
-        let (ended, end) = mpsc::channel::<()>();
-        let killer = scope.spawn(move || {
-            let late = end.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout);
-            if late {
-                // A group that is already gone is what is wanted.
-                let _ = killpg(pid, Signal::SIGKILL);
-            }
-            late
-        });
-        // The leader is not reaped before the killer is done, so the group
-        // that is killed is still this one.
-        let exited = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        let waited = waitid(Id::Pid(pid), exited);
-        let joined = |reader: thread::ScopedJoinHandle<'_, std::io::Result<String>>| {
-            let text = reader
-                .join()
-                .unwrap_or_else(|_| Err(ErrorKind::Other.into()));
-            text.context("read the program's output")
-        };
-        let (stdout, stderr) = (joined(stdout), joined(stderr));
-        drop(ended);
-        let timed_out = killer.join().unwrap_or(false);
-        waited.context("wait for the program")?;
-        let status = child.wait().context("wait for the program")?;
-        Ok(RunResult {
-            code: status.code(),
-            timed_out,
-            stdout: stdout?,
-            stderr: stderr?,
-        })
-    })
 }
 
 /// The kernel log: one line per message, without the header of /dev/kmsg.
@@ -170,49 +112,18 @@ fn pci_function(dir: &Path) -> Option<PciFunction> {
 mod tests {
     use super::*;
 
-    fn argv(words: &[&str]) -> Vec<String> {
-        words.iter().map(|word| (*word).to_owned()).collect()
-    }
-
     #[test]
-    fn a_program_reports_its_code_and_output() {
-        let words = argv(&["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]);
-        let result = run(&words, Duration::from_secs(20)).unwrap();
-        assert_eq!(result.code, Some(3));
-        assert_eq!(
-            (result.stdout.as_str(), result.stderr.as_str()),
-            ("out\n", "err\n")
-        );
-        assert!(!result.timed_out);
-    }
-
-    #[test]
-    fn a_program_that_hangs_is_killed() {
-        let result = run(&argv(&["/bin/sleep", "1000"]), Duration::from_millis(50)).unwrap();
-        assert!(result.timed_out);
-        assert_eq!(result.code, None);
-    }
-
-    #[test]
-    fn what_holds_the_output_open_is_killed_too() {
-        let words = argv(&["/bin/sh", "-c", "sleep 1000 & exit 4"]);
-        let result = run(&words, Duration::from_millis(200)).unwrap();
-        assert!(result.timed_out);
-        assert_eq!(result.code, Some(4));
-    }
-
-    #[test]
-    fn output_is_bounded() {
-        let size = MAX_OUTPUT * 2;
-        let words = argv(&["/bin/sh", "-c", &format!("head -c {size} /dev/zero")]);
-        let result = run(&words, Duration::from_secs(60)).unwrap();
-        assert_eq!((result.code, result.stdout.len()), (Some(0), MAX_OUTPUT));
-    }
-
-    #[test]
-    fn a_program_that_does_not_exist_is_named() {
-        let error = run(&argv(&["/no/such"]), Duration::from_secs(1)).unwrap_err();
-        assert!(format!("{error:#}").contains("/no/such"));
+    fn a_file_is_written_anew_or_longer_and_read_back() {
+        let folder = std::env::temp_dir().join(format!("guest-agent-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("file").display().to_string();
+        write_file(&path, b"longer than", 0o600, false).unwrap();
+        write_file(&path, &[0, 255], 0o600, false).unwrap();
+        write_file(&path, b"x", 0o600, true).unwrap();
+        let read = read_file(&path);
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(read.unwrap(), [0, 255, b'x']);
+        assert!(read_file("/dev/zero").is_err());
     }
 
     #[test]

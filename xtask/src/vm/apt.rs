@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Told how far a step is, from 0 to 100.
 pub(super) type Progress<'a> = &'a dyn Fn(f64);
@@ -122,6 +122,21 @@ impl Apt {
             .current_dir(into);
         watch(command, progress).with_context(|| format!("download {}", packages.join(", ")))?;
         archives(into)
+    }
+
+    /// Name and version of `package` and of everything it depends on, as
+    /// `suite` would install them.
+    pub(super) fn closure(&self, suite: &str, package: &str) -> Result<Vec<(String, String)>> {
+        let mut command = self.command("apt-get");
+        command.args(["-q", "-t", suite, "--simulate", "install", package]);
+        let text = output(command).with_context(|| format!("look {package} up in {suite}"))?;
+        let mut found: Vec<_> = text.lines().filter_map(installed).collect();
+        found.sort();
+        ensure!(
+            !found.is_empty(),
+            "apt-get would install nothing for {package}"
+        );
+        Ok(found)
     }
 
     /// Value of `field` of the package `suite` would install.
@@ -326,6 +341,13 @@ fn percentage(line: &str) -> Option<f64> {
         .ok()
 }
 
+/// `Inst NAME (VERSION ARCHIVE [ARCHITECTURE])`.
+fn installed(line: &str) -> Option<(String, String)> {
+    let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+    let version = rest.split([' ', ')']).next()?;
+    Some((name.to_owned(), version.to_owned()))
+}
+
 /// The lines of apt's standard error that say something.
 fn complaint(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
@@ -359,6 +381,14 @@ mod tests {
         let debian: Vec<_> = found.iter().filter(|r| r.is_debian()).collect();
         assert_eq!(debian.len(), 1);
         assert_eq!(debian[0].address, "http://a/debian/");
+    }
+
+    #[test]
+    fn what_would_be_installed_is_read_with_its_version() {
+        let line = "Inst libc6 (1:2.41-12 Debian:13.2/stable [amd64]) []";
+        assert_eq!(installed(line), Some(("libc6".into(), "1:2.41-12".into())));
+        assert_eq!(installed("Conf libc6 (1:2.41-12 Debian)"), None);
+        assert_eq!(installed("Inst broken"), None);
     }
 
     #[test]

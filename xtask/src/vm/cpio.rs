@@ -1,13 +1,17 @@
 //! The "newc" cpio format, in which the kernel takes an initramfs.
 
+use std::collections::BTreeSet;
+
 /// An archive under construction.
 pub(super) struct Archive {
     bytes: Vec<u8>,
     inode: u32,
+    folders: BTreeSet<String>,
 }
 
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
+const LINK: u32 = 0o120_000;
 const DEVICE: u32 = 0o020_000;
 const TRAILER: &str = "TRAILER!!!";
 
@@ -16,21 +20,41 @@ impl Archive {
         Self {
             bytes: Vec::new(),
             inode: 0,
+            folders: BTreeSet::new(),
         }
     }
 
-    /// Adds a folder; parents first.
+    /// Adds a folder and those in which it lies.
     pub(super) fn folder(&mut self, path: &str) {
+        let path = path.trim_start_matches('/');
+        if path.is_empty() || !self.folders.insert(path.to_owned()) {
+            return;
+        }
+        self.parents(path);
         self.entry(path, FOLDER | 0o755, (0, 0), &[]);
+    }
+
+    fn parents(&mut self, path: &str) {
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            self.folder(parent);
+        }
+    }
+
+    /// Adds a symbolic link.
+    pub(super) fn link(&mut self, path: &str, target: &str) {
+        self.parents(path);
+        self.entry(path, LINK | 0o777, (0, 0), target.as_bytes());
     }
 
     /// Adds a file.
     pub(super) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+        self.parents(path);
         self.entry(path, FILE | mode, (0, 0), content);
     }
 
     /// Adds a character device.
     pub(super) fn device(&mut self, path: &str, mode: u32, number: (u32, u32)) {
+        self.parents(path);
         self.entry(path, DEVICE | mode, number, &[]);
     }
 

@@ -11,7 +11,7 @@ use super::layout::{Installation, Kernel, Package, Qemu, QemuSource, VmDir};
 use super::qemu;
 
 /// Debian's release with the kernel, and the suite with the QEMU.
-const RELEASE: &str = "trixie";
+pub(super) const RELEASE: &str = "trixie";
 const BACKPORTS: &str = "trixie-backports";
 const QEMU_PACKAGE: &str = "qemu-system-x86";
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
@@ -64,8 +64,9 @@ pub fn ensure_fetched(dir: &VmDir, args: &FetchArgs) -> Result<Installation> {
     }
     let installation = fetch(dir, args)?;
     dir.record(&installation)?;
-    // A broken download must survive for the next try, a finished one need not.
-    for leftover in ["apt", "apt-host", "archives"] {
+    // A broken download must survive for the next try, a finished one need
+    // not; the lists are of use for the guest's packages.
+    for leftover in ["apt/cache", "apt-host", "archives"] {
         remove(&dir.join(leftover))?;
     }
     Ok(installation)
@@ -146,7 +147,7 @@ fn named_kernel(image: &Path, modules: &Path) -> Result<Kernel> {
 }
 
 /// An apt with up-to-date lists of both suites, and verified signatures.
-fn private_apt(dir: &VmDir, args: &FetchArgs) -> Result<Apt> {
+pub(super) fn private_apt(dir: &VmDir, args: &FetchArgs) -> Result<Apt> {
     let mirror = match &args.mirror {
         Some(mirror) => mirror.clone(),
         None => find_mirror(dir)?,
@@ -317,7 +318,7 @@ fn unpack_all(archives: &[PathBuf], root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))
@@ -327,10 +328,10 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// One step of a fetch, as a bar on a terminal and as a line in a log.
-struct Step(ProgressBar);
+pub(super) struct Step(ProgressBar);
 
 impl Step {
-    fn begin(what: &str) -> Self {
+    pub(super) fn begin(what: &str) -> Self {
         let bar = ProgressBar::new(100);
         if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {percent:>3}%") {
             bar.set_style(style);
@@ -342,11 +343,11 @@ impl Step {
         Self(bar)
     }
 
-    fn at(&self, percent: f64) {
+    pub(super) fn at(&self, percent: f64) {
         self.0.set_position(percent.clamp(0.0, 100.0) as u64);
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.0.finish();
     }
 }

@@ -1,15 +1,20 @@
-//! The guest's first and only file system.
+//! The guest's first and only file system, put together of parts.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use guest_agent::{BUSYBOX, MODULE_DIR, MODULE_LIST};
+use guest_agent::{MODULE_DIR, MODULE_LIST};
 
 use super::cpio::Archive;
+use super::fetch::FetchArgs;
 use super::layout::{Installation, VmDir, workspace};
-use super::modules;
+use super::machine::VmConfig;
+use super::packages::merged;
+use super::{modules, userland};
+use crate::build::target_directory;
 
 /// Names a guest agent that is already built, for where there is no cargo.
 pub const AGENT_VARIABLE: &str = "TANDEM_GUEST_AGENT";
@@ -17,11 +22,13 @@ pub const AGENT_VARIABLE: &str = "TANDEM_GUEST_AGENT";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the guest agent as a static program.
-pub(super) fn build_agent(dir: &VmDir) -> Result<PathBuf> {
+pub(super) fn build_agent() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(AGENT_VARIABLE) {
         return Ok(path.into());
     }
-    let target = dir.join("agent");
+    // Beside this checkout's other programs: the folder of VMs may serve
+    // several checkouts, and an agent fits the host it was built with.
+    let target = target_directory().join("guest-agent");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
@@ -52,35 +59,86 @@ pub(super) fn build_agent(dir: &VmDir) -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release/guest-agent"))
 }
 
-/// The archive: the agent as /init, `modules` with what they depend on, and
-/// busybox if asked for.
-pub(super) fn build(
-    dir: &VmDir,
-    installation: &Installation,
-    modules: &[String],
-    busybox: bool,
-) -> Result<Vec<u8>> {
+/// Archives that follow each other in one initramfs.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// What differs from VM to VM.
+    own: Vec<u8>,
+    /// A file with what does not.
+    shared: Option<PathBuf>,
+}
+
+impl Parts {
+    /// Writes the whole as one file.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let whole = || -> std::io::Result<()> {
+            let mut file = File::create(path)?;
+            file.write_all(&self.own)?;
+            if let Some(shared) = &self.shared {
+                std::io::copy(&mut File::open(shared)?, &mut file)?;
+            }
+            Ok(())
+        };
+        whole().with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// The agent as /init, the modules of `config` with what they depend on, its
+/// files, and the tools and packages that it names.
+pub(super) fn build(dir: &VmDir, installation: &Installation, config: &VmConfig) -> Result<Parts> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
     let mut archive = Archive::new();
-    for folder in ["/bin", "/dev", "/proc", "/sys", "/tmp", MODULE_DIR] {
+    for folder in ["dev", "proc", "sys", "tmp", "run", "root", "usr/bin"] {
         archive.folder(folder);
     }
-    // The kernel opens it for /init before anything is mounted.
-    archive.device("/dev/console", 0o600, (5, 1));
-    archive.file("/init", 0o755, &read(&build_agent(dir)?)?);
-    if busybox {
-        let path = installation.busybox.as_ref().context(
-            "no busybox was fetched, and the shell is made of it: run `cargo xtask vm fetch` \
-             without --kernel",
-        )?;
-        archive.file(BUSYBOX, 0o755, &read(&dir.join(path))?);
+    for folder in ["usr/sbin", "usr/lib", "usr/lib64"] {
+        archive.folder(folder);
     }
+    for link in ["bin", "sbin", "lib", "lib64"] {
+        archive.link(link, &format!("usr/{link}"));
+    }
+    // The kernel opens it for /init before anything is mounted.
+    archive.device("dev/console", 0o600, (5, 1));
+    archive.file("init", 0o755, &read(&build_agent()?)?);
     let mut list = String::new();
-    for module in modules::collect(&dir.join(&installation.kernel.modules), modules)?.values() {
+    let folder = dir.join(&installation.kernel.modules);
+    for module in modules::collect(&folder, &config.modules)?.values() {
         let path = format!("{MODULE_DIR}/{}.{}", module.name, module.extension);
         archive.file(&path, 0o644, &module.content);
         list.push_str(&format!("{}: {}\n", module.name, module.needs.join(" ")));
     }
     archive.file(MODULE_LIST, 0o644, list.as_bytes());
-    Ok(archive.finish())
+    for (in_guest, here) in &config.files {
+        archive.file(&merged(in_guest), 0o755, &read(here)?);
+    }
+    let shared = if config.tools || !config.packages.is_empty() {
+        let args = FetchArgs::default();
+        Some(userland::part(dir, installation, config, &args)?)
+    } else {
+        None
+    };
+    Ok(Parts {
+        own: archive.finish(),
+        shared,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_follow_each_other_and_the_shared_one_is_left_as_it_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let shared = temp.path().join("shared");
+        fs::write(&shared, "second").unwrap();
+        let parts = Parts {
+            own: b"first ".to_vec(),
+            shared: Some(shared.clone()),
+        };
+        let whole = temp.path().join("initrd");
+        parts.write(&whole).unwrap();
+        assert_eq!(fs::read(&whole).unwrap(), b"first second");
+        assert_eq!(fs::read(&shared).unwrap(), b"second");
+    }
 }

@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::fetch::FetchArgs;
+use super::packages::{Packages, TOOLS};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -25,7 +27,7 @@ impl VmDir {
     pub fn locate() -> Result<Self> {
         let path = match std::env::var_os(DIR_VARIABLE) {
             Some(path) => PathBuf::from(path),
-            None => target_directory().join("vm"),
+            None => crate::build::target_directory().join("vm"),
         };
         Self::at(&path)
     }
@@ -89,15 +91,7 @@ impl VmDir {
     }
 }
 
-fn target_directory() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
-}
-
-/// The root of the workspace.
-pub(super) fn workspace() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).into()
-}
+pub(super) use crate::build::workspace;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Stamp {
@@ -117,6 +111,22 @@ pub struct Installation {
     pub busybox: Option<PathBuf>,
     /// Debian packages that were unpacked, in order of their names.
     pub packages: Vec<Package>,
+}
+
+impl Installation {
+    /// A command that runs program `name` of the guest's tools on this
+    /// machine: the one of this system, where there is one.
+    pub fn host_tool(&self, dir: &VmDir, name: &str) -> Result<Command> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let own = std::env::split_paths(&path)
+            .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+            .map(|folder| folder.join(name))
+            .find(|program| program.is_file());
+        match own {
+            Some(program) => Ok(Command::new(program)),
+            None => Packages::ensure(dir, &TOOLS, &FetchArgs::default())?.command(name),
+        }
+    }
 }
 
 /// A package and its version.

@@ -1,7 +1,7 @@
 //! The folder of one VM's logs, kept when the VM does not end well.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -10,6 +10,11 @@ use super::layout::VmDir;
 
 /// How much of a log an error quotes, in lines.
 const QUOTED_LINES: usize = 15;
+
+/// What the guest wrote to its console.
+const SERIAL: &str = "serial.log";
+/// What QEMU complained of.
+const QEMU: &str = "qemu.log";
 
 /// The files of one VM.
 #[derive(Debug)]
@@ -30,11 +35,11 @@ impl Folder {
     }
 
     pub(super) fn serial(&self) -> PathBuf {
-        self.path.join("serial.log")
+        self.path.join(SERIAL)
     }
 
     pub(super) fn stderr(&self) -> PathBuf {
-        self.path.join("qemu.log")
+        self.path.join(QEMU)
     }
 
     /// The kernel has its copy; a log folder should hold logs.
@@ -45,19 +50,23 @@ impl Folder {
 
     /// Last lines of both logs.
     pub(super) fn evidence(&self, name: &str) -> String {
-        let mut text = format!("{name} failed; logs are in {}", self.path.display());
-        for path in [self.stderr(), self.serial()] {
-            let content = fs::read(&path).unwrap_or_default();
-            let content = String::from_utf8_lossy(&content);
-            let lines: Vec<&str> = content.lines().collect();
-            let last = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
-            if !last.is_empty() {
-                let file = path.file_name().unwrap_or_default().to_string_lossy();
-                text.push_str(&format!("\n--- {file}\n{}", last.join("\n")));
-            }
-        }
-        text
+        format!("{name} failed; {}", evidence(&self.path))
     }
+}
+
+/// Last lines of the logs in `folder`.
+pub(super) fn evidence(folder: &Path) -> String {
+    let mut text = format!("logs are in {}", folder.display());
+    for file in [QEMU, SERIAL] {
+        let content = fs::read(folder.join(file)).unwrap_or_default();
+        let content = String::from_utf8_lossy(&content);
+        let lines: Vec<&str> = content.lines().collect();
+        let last = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
+        if !last.is_empty() {
+            text.push_str(&format!("\n--- {file}\n{}", last.join("\n")));
+        }
+    }
+    text
 }
 
 impl Drop for Folder {

@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::OnceLock;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,6 +51,18 @@ pub struct VmConfig {
     pub accel: Option<Accel>,
     /// Bound on the time to the agent's hello.
     pub boot_timeout: Duration,
+    /// Whether the guest holds the usual tools of an administrator.
+    pub tools: bool,
+    /// Debian packages put into the guest, with the libraries they need.
+    pub packages: Vec<String>,
+    /// Files of this machine put into the guest, by their paths there.
+    pub files: Vec<(String, PathBuf)>,
+    /// Whether devices are behind an emulated IOMMU.
+    pub iommu: bool,
+    /// Whether the guest may start anew without ending QEMU.
+    pub reboots: bool,
+    /// Whether the logs stay even if the VM ends in good order.
+    pub keep_logs: bool,
 }
 
 impl VmConfig {
@@ -69,7 +80,71 @@ impl VmConfig {
             qemu_args: Vec::new(),
             accel: None,
             boot_timeout: Duration::from_secs(180),
+            tools: false,
+            packages: Vec::new(),
+            files: Vec::new(),
+            iommu: false,
+            reboots: false,
+            keep_logs: false,
         }
+    }
+
+    /// Puts iproute2 (`ip`, `tc`, `bridge`, `ss`), `ethtool`, `iperf3` and
+    /// `tcpdump` into the guest, at their usual paths and with what they need,
+    /// and busybox for what else a shell has.
+    pub fn tools(mut self) -> Self {
+        self.tools = true;
+        self
+    }
+
+    /// Puts a Debian package into the guest, without its documentation, and
+    /// the libraries that its programs need.
+    pub fn package(mut self, name: &str) -> Self {
+        self.packages.push(name.into());
+        self
+    }
+
+    /// Puts a file of this machine into the guest, as an executable.
+    pub fn file(mut self, in_guest: &str, here: &Path) -> Self {
+        self.files.push((in_guest.into(), here.into()));
+        self
+    }
+
+    /// Puts a kernel module into the guest, with what it depends on.
+    pub fn module(mut self, name: &str) -> Self {
+        self.modules.push(name.into());
+        self
+    }
+
+    /// The number of virtual CPUs.
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// The guest's memory, in MiB.
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Adds a word to the kernel's command line.
+    pub fn kernel_arg(mut self, word: &str) -> Self {
+        self.kernel_args.push(word.into());
+        self
+    }
+
+    /// Puts all devices behind an emulated Intel IOMMU, switched on.
+    pub fn iommu(mut self) -> Self {
+        self.iommu = true;
+        self.kernel_args.push("intel_iommu=on".into());
+        self
+    }
+
+    /// A guest that starts anew does not end QEMU: see [`Vm::reboot`].
+    pub fn reboots(mut self) -> Self {
+        self.reboots = true;
+        self
     }
 
     /// Adds a root port and, behind it, the vfio-user device served at
@@ -100,13 +175,17 @@ impl VmConfig {
             "memory-backend-memfd,id=ram,size={}M,share=on",
             self.memory_mib
         );
+        let machine = if self.iommu {
+            "q35,memory-backend=ram,kernel-irqchip=split"
+        } else {
+            "q35,memory-backend=ram"
+        };
         let mut arguments: Vec<String> = [
             "-nodefaults",
             "-display",
             "none",
-            "-no-reboot",
             "-machine",
-            "q35,memory-backend=ram",
+            machine,
             "-cpu",
             "max",
             "-object",
@@ -117,6 +196,14 @@ impl VmConfig {
         let (cpus, memory) = (self.cpus.to_string(), format!("{}M", self.memory_mib));
         for (option, value) in [("-accel", accel.name()), ("-smp", &cpus), ("-m", &memory)] {
             arguments.extend([option.to_owned(), value.to_owned()]);
+        }
+        if !self.reboots {
+            arguments.push("-no-reboot".into());
+        }
+        if self.iommu {
+            // Before every device that shall be behind it.
+            let iommu = "intel-iommu,intremap=on,caching-mode=on";
+            arguments.extend(["-device", iommu].map(str::to_owned));
         }
         for port in 1..=self.root_ports {
             let port = format!("pcie-root-port,id=rp{port},chassis={port},slot={port}");
@@ -164,35 +251,49 @@ pub fn vfio_user_device(socket: &Path, bus: &str) -> Result<Value> {
 /// [`Vm::shutdown`] ends it in good order and removes them.
 #[derive(Debug)]
 pub struct Vm {
-    child: Child,
+    process: Arc<Process>,
     agent: Agent,
     qmp: Qmp,
     accel: Accel,
     boot_time: Duration,
+    boot_timeout: Duration,
+    reboots: bool,
+    keep_logs: bool,
     folder: Folder,
 }
 
 impl Vm {
     /// Starts a VM and waits for its agent.
     pub fn start(dir: &VmDir, installation: &Installation, config: &VmConfig) -> Result<Self> {
+        Self::start_observed(dir, installation, config, |_| Ok(()))
+    }
+
+    /// The same; `observe` is told of QEMU as soon as it runs, and may refuse.
+    pub(super) fn start_observed(
+        dir: &VmDir,
+        installation: &Installation,
+        config: &VmConfig,
+        observe: impl FnOnce(Handle) -> Result<()>,
+    ) -> Result<Self> {
         let accel = match config.accel {
             Some(accel) => accel,
             None => super::accel::best(dir, installation)?,
         };
-        let archive = initramfs::build(dir, installation, &config.modules, false)?;
-        Self::launch(dir, installation, config, accel, &archive)
+        let parts = initramfs::build(dir, installation, config)?;
+        Self::launch_observed(dir, installation, config, accel, &parts, observe)
     }
 
-    fn launch(
+    pub(super) fn launch_observed(
         dir: &VmDir,
         installation: &Installation,
         config: &VmConfig,
         accel: Accel,
-        archive: &[u8],
+        initrd_parts: &initramfs::Parts,
+        observe: impl FnOnce(Handle) -> Result<()>,
     ) -> Result<Self> {
         let mut folder = Folder::new(dir, &config.name)?;
         let initrd = folder.path.join("initrd");
-        fs::write(&initrd, archive).with_context(|| format!("write {}", initrd.display()))?;
+        initrd_parts.write(&initrd)?;
         let create = |path: PathBuf| {
             File::create(&path).with_context(|| format!("create {}", path.display()))
         };
@@ -231,31 +332,38 @@ impl Vm {
             .stdout(OwnedFd::from(monitor_end));
         command.stderr(create(folder.stderr())?);
         let start = Instant::now();
-        let mut child = spawn(command)?;
+        let process = Arc::new(Process(Mutex::new(spawn(command)?)));
         let mut qmp = Qmp::new(monitor);
-        let heard = qmp.watch_for(&agent, config.boot_timeout);
+        let heard = observe(Handle {
+            process: process.clone(),
+            logs: folder.path.clone(),
+        })
+        .and_then(|()| qmp.watch_for(&agent, config.boot_timeout));
         let agent = match heard.and_then(|()| Agent::connect(agent, config.boot_timeout)) {
             Ok(agent) => agent,
             Err(error) => {
-                end(&mut child);
+                process.end();
                 return Err(error.context(folder.evidence(&config.name)));
             }
         };
         let boot_time = start.elapsed();
         folder.forget_initrd();
         Ok(Self {
-            child,
+            process,
             agent,
             qmp,
             accel,
             boot_time,
+            boot_timeout: config.boot_timeout,
+            reboots: config.reboots,
+            keep_logs: config.keep_logs,
             folder,
         })
     }
 
     /// The guest's agent.
-    pub fn agent(&mut self) -> &mut Agent {
-        &mut self.agent
+    pub fn agent(&self) -> &Agent {
+        &self.agent
     }
 
     /// QEMU's monitor.
@@ -280,7 +388,7 @@ impl Vm {
 
     /// Process id of QEMU.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child().id()
     }
 
     /// Folder of `serial.log` and `qemu.log`.
@@ -293,10 +401,40 @@ impl Vm {
         self.folder.evidence("the VM")
     }
 
+    /// Starts the guest anew and waits for its agent; returns how long that
+    /// took. For a VM that [`VmConfig::reboots`].
+    pub fn reboot(&mut self) -> Result<Duration> {
+        ensure!(self.reboots, "this VM ends when its guest reboots");
+        let start = Instant::now();
+        match self.agent.reboot(self.boot_timeout) {
+            Ok(()) => Ok(start.elapsed()),
+            Err(error) => Err(error.context(self.evidence())),
+        }
+    }
+
+    /// Ends QEMU without a word to the guest, by SIGKILL; the logs stay, in
+    /// the folder that is returned.
+    pub fn kill(self) -> PathBuf {
+        self.process.end();
+        self.folder.path.clone()
+    }
+
+    /// Busy time of the guest's CPUs since the guest started, in milliseconds.
+    pub fn guest_cpu_ms(&self) -> Result<u64> {
+        self.agent.cpu_ms()
+    }
+
+    /// Time that QEMU has used of this machine's CPUs, in milliseconds.
+    pub fn host_cpu_ms(&self) -> Result<u64> {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        used_ms(&stat).with_context(|| format!("{path} reads {stat:?}"))
+    }
+
     /// Switches the guest off, waits for QEMU to end and removes the logs.
     pub fn shutdown(mut self) -> Result<()> {
         self.agent.poweroff()?;
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process id")?);
+        let pid = Pid::from_raw(i32::try_from(self.pid()).context("process id")?);
         let (ended, end) = mpsc::channel();
         // Waits without reaping, so that the id stays QEMU's until it is.
         thread::spawn(move || {
@@ -312,7 +450,7 @@ impl Vm {
         });
         match end.recv_timeout(Duration::from_secs(60)) {
             Ok(Ok(WaitStatus::Exited(_, 0))) => {
-                self.folder.keep = false;
+                self.folder.keep = self.keep_logs;
                 Ok(())
             }
             Ok(status) => bail!("QEMU ended with {status:?}\n{}", self.evidence()),
@@ -323,7 +461,39 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        end(&mut self.child);
+        self.process.end();
+    }
+}
+
+/// QEMU's process, which is not reaped by anybody else.
+#[derive(Debug)]
+struct Process(Mutex<Child>);
+
+impl Process {
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.0.lock().expect("no holder panics")
+    }
+
+    /// Kills and reaps; both fail only for a process that is already gone.
+    fn end(&self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// What outlives a VM: who its QEMU was, and where its logs are.
+#[derive(Debug)]
+pub(super) struct Handle {
+    process: Arc<Process>,
+    pub(super) logs: PathBuf,
+}
+
+impl Handle {
+    /// Kills QEMU if it runs. Whoever owns the VM sees that its agent is gone.
+    pub(super) fn kill(&self) {
+        // Fails only for a process that is already gone.
+        let _ = self.process.child().kill();
     }
 }
 
@@ -341,10 +511,12 @@ pub(super) fn boot(
     command.arg("-initrd").arg(initrd).arg("-append").arg(words);
 }
 
-/// Kills and reaps; both fail only for a process that is already gone.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+/// utime and stime of a process, which the kernel tells in hundredths of a
+/// second; its name, in parentheses, may hold anything.
+fn used_ms(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some((ticks()? + ticks()?) * 10)
 }
 
 type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
@@ -380,7 +552,7 @@ fn spawn(command: Command) -> Result<Child> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::vm::layout::{Kernel, Qemu, QemuSource};
 
@@ -414,6 +586,35 @@ mod tests {
     }
 
     #[test]
+    fn an_iommu_comes_before_what_is_behind_it() {
+        let config = VmConfig::new("iommu").iommu();
+        let config = config.vfio_user(Path::new("/run/vf0.sock")).unwrap();
+        let arguments = config.arguments(Accel::Tcg);
+        let at = |word: &str| {
+            arguments
+                .iter()
+                .position(|argument| argument.contains(word))
+        };
+        assert!(at("intel-iommu").unwrap() < at("pcie-root-port").unwrap());
+        assert!(at("kernel-irqchip=split").is_some());
+        assert!(config.command_line("").contains("intel_iommu=on"));
+        assert!(at("-no-reboot").is_some());
+        assert!(
+            !config
+                .reboots()
+                .arguments(Accel::Tcg)
+                .contains(&"-no-reboot".into())
+        );
+    }
+
+    #[test]
+    fn cpu_time_is_read_past_a_name_of_any_shape() {
+        let stat = "77 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 30 12 13 14";
+        assert_eq!(used_ms(stat), Some(420));
+        assert_eq!(used_ms("77 (a) S 1"), None);
+    }
+
+    #[test]
     fn a_socket_path_no_kernel_takes_is_refused_before_qemu_is() {
         let long = PathBuf::from(format!("/{}", "x".repeat(MAX_SOCKET_PATH)));
         assert!(vfio_user_device(&long, "rp1").is_err());
@@ -427,7 +628,7 @@ mod tests {
 
     /// A shell script in QEMU's place: standard input is the agent's socket,
     /// standard output the monitor's.
-    fn fake(script: &str) -> (tempfile::TempDir, VmDir, Installation) {
+    pub(in crate::vm) fn fake(script: &str) -> (tempfile::TempDir, VmDir, Installation) {
         let temp = tempfile::tempdir().unwrap();
         let dir = VmDir::at(temp.path()).unwrap();
         let (text, program) = (temp.path().join("text"), temp.path().join("qemu"));
@@ -456,11 +657,21 @@ mod tests {
         (temp, dir, installation)
     }
 
-    const MONITOR: &str = r#"echo '{"QMP":{}}'; read capabilities <&1; echo '{"return":{}}'"#;
-    const HELLO: &str = r#"echo '{"version":1,"kernel":"6.12","uptime_ms":1}' >&0"#;
+    pub(in crate::vm) const MONITOR: &str =
+        r#"echo '{"QMP":{}}'; read capabilities <&1; echo '{"return":{}}'"#;
+    pub(in crate::vm) const HELLO: &str =
+        r#"echo '{"version":2,"kernel":"6.12","uptime_ms":1}' >&0"#;
 
     fn launch(dir: &VmDir, installation: &Installation) -> Result<Vm> {
-        Vm::launch(dir, installation, &VmConfig::new("fake"), Accel::Tcg, b"")
+        let config = VmConfig::new("fake");
+        Vm::launch_observed(
+            dir,
+            installation,
+            &config,
+            Accel::Tcg,
+            &Default::default(),
+            |_| Ok(()),
+        )
     }
 
     fn log_folders(dir: &VmDir) -> usize {

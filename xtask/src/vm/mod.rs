@@ -9,7 +9,7 @@
 //! let dir = VmDir::locate()?;
 //! let installation = ensure_fetched(&dir, &Default::default())?;
 //! let config = VmConfig::new("guest").vfio_user(Path::new("vf0.sock"))?;
-//! let mut vm = Vm::start(&dir, &installation, &config)?;
+//! let vm = Vm::start(&dir, &installation, &config)?;
 //! vm.agent().load_module("igbvf", "")?;
 //! vm.shutdown()
 //! # }
@@ -20,31 +20,34 @@ mod agent;
 mod apt;
 mod cpio;
 mod fetch;
-mod igbvf;
 mod initramfs;
 mod layout;
 mod logs;
 mod machine;
 mod modules;
+mod packages;
 mod qemu;
 mod qmp;
 pub mod scenario;
+mod scenarios;
 mod shell;
+mod userland;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 pub use accel::{Accel, best as best_accel};
-pub use agent::Agent;
+pub use agent::{Agent, Capture};
 pub use fetch::{FetchArgs, ensure_fetched};
 pub use guest_agent::protocol;
 pub use initramfs::AGENT_VARIABLE;
 pub use layout::{DIR_VARIABLE, Installation, Kernel, Package, Qemu, QemuSource, VmDir};
 pub use machine::{Vm, VmConfig, vfio_user_device};
+pub use packages::NotHere;
 pub use qmp::Qmp;
 
-use crate::report::Report;
+use crate::build;
 use scenario::{SCENARIOS, Stage};
 
 /// `cargo xtask vm ...`
@@ -74,6 +77,9 @@ pub struct RunArgs {
     /// Run the guest's code this way, instead of the best that works.
     #[arg(long)]
     pub accel: Option<Accel>,
+    /// Run the programs in this directory instead of building them.
+    #[arg(long, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
     /// Write the verdict as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -102,6 +108,11 @@ pub fn run(command: VmCommand) -> Result<()> {
     match command.action {
         VmAction::Fetch(arguments) => {
             let found = ensure_fetched(&dir, &arguments)?;
+            match packages::Packages::ensure(&dir, &packages::TOOLS, &arguments) {
+                Ok(_) => println!("tools for the guest: {}", packages::TOOLS.join(", ")),
+                Err(error) if error.is::<NotHere>() => eprintln!("{error:#}"),
+                Err(error) => return Err(error),
+            }
             println!(
                 "QEMU {} and kernel {}",
                 found.qemu.version, found.kernel.release
@@ -110,29 +121,26 @@ pub fn run(command: VmCommand) -> Result<()> {
         }
         VmAction::Run(RunArgs { name: None, .. }) => {
             for scenario in SCENARIOS {
-                println!("{:16} {}", scenario.name, scenario.about);
+                let when = if scenario.smoke { "" } else { " (--full)" };
+                println!("{:16} {}{when}", scenario.name, scenario.about);
             }
             Ok(())
         }
         VmAction::Run(RunArgs {
             name: Some(name),
             accel,
+            programs,
             json,
         }) => {
             let scenario = scenario::find(&name)?;
             let installation = ensure_fetched(&dir, &FetchArgs::default())?;
-            let programs = std::env::current_exe().context("find this program")?;
-            let programs = programs
-                .parent()
-                .context("this program lies in no folder")?;
-            let stage = Stage {
-                dir: &dir,
-                installation: &installation,
-                accel,
-                programs,
+            let programs = match programs {
+                Some(programs) => programs,
+                None => build::programs(false)?,
             };
-            let mut report = Report::default();
-            scenario::run(scenario, &stage, &mut report);
+            let mut stage = Stage::new(&dir, &installation, &programs);
+            stage.accel = accel;
+            let report = scenario::run(scenario, &stage);
             for check in &report.checks {
                 let verdict = if check.pass { "ok  " } else { "FAIL" };
                 let figure = check.figure.map_or_else(String::new, |figure| {
@@ -140,10 +148,14 @@ pub fn run(command: VmCommand) -> Result<()> {
                 });
                 println!("{verdict} {}{figure}: {}", check.name, check.detail);
             }
+            for skipped in &report.not_applicable {
+                println!("n/a  {}: {}", skipped.name, skipped.reason);
+            }
             if let Some(path) = json {
                 report.write_json(&path)?;
             }
-            ensure!(report.passed(), "scenario {name} failed");
+            let failed = report.failures().count();
+            ensure!(failed == 0, "{failed} checks of scenario {name} failed");
             Ok(())
         }
         VmAction::Shell(arguments) => {

@@ -77,7 +77,7 @@ impl Qmp {
     }
 
     fn message(&mut self) -> Result<Value> {
-        let line = read_line(&mut self.stream, BOUND).context("wait for QEMU's monitor")?;
+        let line = read_line(&mut self.stream, Some(BOUND)).context("wait for QEMU's monitor")?;
         serde_json::from_slice(&line).context("read from QEMU's monitor")
     }
 

@@ -1,7 +1,5 @@
 //! A guest for a person: a shell on this terminal.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use guest_agent::SHELL_WORD;
 
@@ -11,7 +9,7 @@ use super::{ShellArgs, accel, initramfs};
 
 /// Boots a guest with its console on this terminal and waits for its end.
 pub(super) fn run(dir: &VmDir, installation: &Installation, arguments: &ShellArgs) -> Result<()> {
-    let mut config = VmConfig::new("shell");
+    let mut config = VmConfig::new("shell").tools();
     for socket in &arguments.vfio_user {
         config = config.vfio_user(socket)?;
     }
@@ -23,11 +21,7 @@ pub(super) fn run(dir: &VmDir, installation: &Installation, arguments: &ShellArg
     };
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let initrd = folder.path().join("initrd");
-    fs::write(
-        &initrd,
-        initramfs::build(dir, installation, &config.modules, true)?,
-    )
-    .with_context(|| format!("write {}", initrd.display()))?;
+    initramfs::build(dir, installation, &config)?.write(&initrd)?;
     let mut command = installation.qemu.source.command(dir);
     command.args(config.arguments(accel));
     boot(

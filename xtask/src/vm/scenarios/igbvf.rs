@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::machine::VmConfig;
-use super::scenario::Stage;
 use crate::report::Report;
 use crate::rig::{PF_ADDRESS, Rig, RigOptions, vf_address};
+use crate::vm::scenario::Stage;
+use crate::vm::{Vm, VmConfig};
 
 /// The address that the administrator gives to the guest's VF.
 const GUEST_MAC: &str = "02:82:57:60:0a:00";
@@ -41,7 +41,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
 
 fn guest(stage: &Stage<'_>, rig: &mut Rig, report: &mut Report) -> Result<()> {
     let config = VmConfig::new("igbvf").vfio_user(&rig.vf_socket(0))?;
-    let mut vm = stage.start(config)?;
+    let vm = stage.start(config)?;
     let agent = vm.agent();
     agent
         .load_module("igbvf", "")
@@ -51,7 +51,7 @@ fn guest(stage: &Stage<'_>, rig: &mut Rig, report: &mut Report) -> Result<()> {
         report.check(
             "vm/igbvf/probe",
             false,
-            format!("no interface; {}", kernel_words(&mut vm)),
+            format!("no interface; {}", kernel_words(&vm)),
         );
         return Ok(());
     };
@@ -119,7 +119,7 @@ fn guest(stage: &Stage<'_>, rig: &mut Rig, report: &mut Report) -> Result<()> {
 }
 
 /// What the guest's kernel said of igbvf.
-fn kernel_words(vm: &mut super::Vm) -> String {
+fn kernel_words(vm: &Vm) -> String {
     vm.agent()
         .kmsg()
         .unwrap_or_default()
