@@ -12,6 +12,7 @@ use igb::{
 };
 use igb_driver::interrupt::{Interrupts, OTHER_VECTOR};
 use igb_driver::netdev::{Changes, Counters, NetDevice, XmitError};
+use igb_driver::offload::{Offloads, RxChecksum, TxOffload};
 use igb_driver::queue::{Port, QueueOptions, packet_length};
 use igb_driver::window::PfWindow;
 use igb_driver::{DriverError, Registers, config};
@@ -574,10 +575,18 @@ impl NetDevice for PfDriver {
     }
 
     fn xmit(&mut self, frame: &[u8]) -> Result<(), XmitError> {
+        self.xmit_offloaded(frame, TxOffload::NONE)
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.port.offloads()
+    }
+
+    fn xmit_offloaded(&mut self, frame: &[u8], offload: TxOffload) -> Result<(), XmitError> {
         if self.gone {
             return Err(XmitError::Gone);
         }
-        self.port.xmit(frame)
+        self.port.xmit(frame, offload)
     }
 
     fn flush(&mut self) {
@@ -585,6 +594,14 @@ impl NetDevice for PfDriver {
     }
 
     fn poll(&mut self, budget: usize, receive: &mut dyn FnMut(&[u8])) -> usize {
+        self.poll_verified(budget, &mut |frame, _| receive(frame))
+    }
+
+    fn poll_verified(
+        &mut self,
+        budget: usize,
+        receive: &mut dyn FnMut(&[u8], RxChecksum),
+    ) -> usize {
         if self.gone {
             return 0;
         }

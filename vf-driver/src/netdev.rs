@@ -6,6 +6,7 @@ use std::time::Duration;
 use igb::frame::MacAddress;
 use igb_driver::DriverError;
 use igb_driver::netdev::{Changes, Counters, NetDevice, XmitError};
+use igb_driver::offload::{Offloads, RxChecksum, TxOffload};
 use mediator_protocol::Status;
 use mediator_protocol::block::{ConfigFlags, VfRequest};
 
@@ -87,10 +88,18 @@ impl NetDevice for VfDriver {
     }
 
     fn xmit(&mut self, frame: &[u8]) -> Result<(), XmitError> {
+        self.xmit_offloaded(frame, TxOffload::NONE)
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.port.offloads()
+    }
+
+    fn xmit_offloaded(&mut self, frame: &[u8], offload: TxOffload) -> Result<(), XmitError> {
         if self.gone {
             return Err(XmitError::Gone);
         }
-        self.port.xmit(frame)
+        self.port.xmit(frame, offload)
     }
 
     fn flush(&mut self) {
@@ -98,6 +107,14 @@ impl NetDevice for VfDriver {
     }
 
     fn poll(&mut self, budget: usize, receive: &mut dyn FnMut(&[u8])) -> usize {
+        self.poll_verified(budget, &mut |frame, _| receive(frame))
+    }
+
+    fn poll_verified(
+        &mut self,
+        budget: usize,
+        receive: &mut dyn FnMut(&[u8], RxChecksum),
+    ) -> usize {
         self.port
             .poll(&self.regs, &mut self.interrupts, budget, receive)
     }

@@ -56,7 +56,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MAC", default_value = "02:82:57:60:00:00", value_parser = mac)]
     pub(crate) mac: MacAddress,
 
-    /// What stands behind the card's port: none, tap:NAME, unix:PATH or pcap:FILE[,fast]
+    /// What stands behind the card's port: none, tap:NAME, packet:NAME, unix:PATH or
+    /// pcap:FILE[,fast]
     ///
     /// unix:PATH binds a datagram socket, one frame per datagram; frames go to whoever sent the
     /// last one, and until then to PATH.peer. pcap:FILE plays a capture into the card once a

@@ -6,17 +6,15 @@ use std::str::FromStr;
 use std::time::Instant;
 use std::{fmt, io};
 
+use netif::Kind;
+
 mod datagram;
+mod interface;
 mod pcap;
-#[expect(
-    unsafe_code,
-    reason = "TUNSETIFF is an ioctl with a pointer, for which nix has no wrapper"
-)]
-mod tap;
 
 pub use datagram::Datagram;
+pub use interface::KernelInterface;
 pub use pcap::{Pace, Playback};
-pub use tap::Tap;
 
 /// The longest frame an uplink carries: what the card's receive unit takes with VLAN tag and
 /// without FCS, rounded up.
@@ -69,6 +67,8 @@ pub enum UplinkSpec {
     None,
     /// A TAP interface of this name.
     Tap(String),
+    /// A packet socket on the interface of this name.
+    Packet(String),
     /// A unix datagram socket bound here; see [`Datagram`].
     Unix(PathBuf),
     /// Frames of a pcap or pcapng file; see [`Playback`].
@@ -77,7 +77,9 @@ pub enum UplinkSpec {
 
 /// An uplink that the user asked for and that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no uplink: say none, tap:NAME, unix:PATH, pcap:FILE or pcap:FILE,fast")]
+#[error(
+    "{0:?} is no uplink: say none, tap:NAME, packet:NAME, unix:PATH, pcap:FILE or pcap:FILE,fast"
+)]
 pub struct UnknownUplink(String);
 
 impl FromStr for UplinkSpec {
@@ -91,6 +93,7 @@ impl FromStr for UplinkSpec {
         match text.split_once(':') {
             Some((_, "")) | None => Err(unknown()),
             Some(("tap", name)) => Ok(Self::Tap(name.to_owned())),
+            Some(("packet", name)) => Ok(Self::Packet(name.to_owned())),
             Some(("unix", path)) => Ok(Self::Unix(path.into())),
             Some(("pcap", path)) => Ok(match path.strip_suffix(",fast") {
                 Some("") => return Err(unknown()),
@@ -107,6 +110,7 @@ impl fmt::Display for UplinkSpec {
         match self {
             Self::None => f.write_str("none"),
             Self::Tap(name) => write!(f, "tap:{name}"),
+            Self::Packet(name) => write!(f, "packet:{name}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Pcap(path, Pace::Recorded) => write!(f, "pcap:{}", path.display()),
             Self::Pcap(path, Pace::Fast) => write!(f, "pcap:{},fast", path.display()),
@@ -123,6 +127,7 @@ impl UplinkSpec {
         match self {
             Self::None => Self::None,
             Self::Tap(name) => Self::Tap(fill(name)),
+            Self::Packet(name) => Self::Packet(fill(name)),
             Self::Unix(path) => Self::Unix(fill_path(path)),
             Self::Pcap(path, pace) => Self::Pcap(fill_path(path), *pace),
         }
@@ -132,7 +137,8 @@ impl UplinkSpec {
     pub fn open(&self) -> Result<Box<dyn Uplink>, UplinkError> {
         Ok(match self {
             Self::None => Box::new(Unplugged),
-            Self::Tap(name) => Box::new(Tap::open(name)?),
+            Self::Tap(name) => Box::new(KernelInterface::open(Kind::Tap, name)?),
+            Self::Packet(name) => Box::new(KernelInterface::open(Kind::Packet, name)?),
             Self::Unix(path) => Box::new(Datagram::bind(path)?),
             Self::Pcap(path, pace) => Box::new(Playback::open(path, *pace)?),
         })
@@ -142,25 +148,12 @@ impl UplinkSpec {
 /// Why an uplink could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// No TAP device node, or no right to it.
-    #[error(
-        "cannot open /dev/net/tun: {0}; a TAP uplink needs the tun module and access to that file"
-    )]
-    TunDevice(io::Error),
     /// The interface name is not one.
-    #[error("{0:?} is no interface name: 1 to 15 characters, no slash and no space")]
-    InterfaceName(String),
-    /// The kernel refused the interface.
-    #[error(
-        "cannot attach to the TAP interface {name}: {source}; create it for this user first \
-         (ip tuntap add dev {name} mode tap user $USER) or run with CAP_NET_ADMIN"
-    )]
-    Attach {
-        /// The interface.
-        name: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    InterfaceName(#[from] netif::NotAName),
+    /// The interface cannot be used.
+    #[error(transparent)]
+    Interface(#[from] netif::OpenError),
     /// A live process has the datagram socket.
     #[error("{0} belongs to a running process: choose another path or end that process")]
     InUse(PathBuf),
@@ -212,6 +205,7 @@ mod tests {
         for text in [
             "none",
             "tap:tap0",
+            "packet:veth0",
             "unix:/run/x.sock",
             "pcap:a.pcap",
             "pcap:a,b.pcap,fast",

@@ -7,6 +7,7 @@
 //! - [`queue`]: a queue pair of a function: a ring of each kind, its registers and doorbells.
 //! - [`window`]: where PF and VF find the same registers.
 //! - [`interrupt`]: MSI-X vectors as eventfds.
+//! - [`offload`]: what a stack leaves to the card.
 //! - [`netdev`]: what a network stack sees of either driver.
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod config;
 mod error;
 pub mod interrupt;
 pub mod netdev;
+pub mod offload;
 pub mod queue;
 pub mod registers;
 pub mod ring;

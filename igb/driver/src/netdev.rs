@@ -9,6 +9,7 @@ use std::time::Duration;
 pub use igb::frame::MacAddress;
 
 use crate::DriverError;
+use crate::offload::{Offloads, RxChecksum, TxOffload};
 
 /// A network device, as PF driver and VF driver both are.
 ///
@@ -55,6 +56,25 @@ pub trait NetDevice {
     /// See [`XmitError`]; the frame was not sent.
     fn xmit(&mut self, frame: &[u8]) -> Result<(), XmitError>;
 
+    /// What a stack may leave to the card.
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
+
+    /// As [`Self::xmit`], for a frame in which something is left to the card.
+    ///
+    /// # Errors
+    ///
+    /// [`XmitError::Offload`] where the card cannot do it for this frame, though for others; the
+    /// caller does it then.
+    fn xmit_offloaded(&mut self, frame: &[u8], offload: TxOffload) -> Result<(), XmitError> {
+        if offload == TxOffload::NONE {
+            self.xmit(frame)
+        } else {
+            Err(XmitError::Offload)
+        }
+    }
+
     /// Tells the card about every frame since the last call: one doorbell for all of them.
     fn flush(&mut self);
 
@@ -62,6 +82,15 @@ pub trait NetDevice {
     /// than `budget`, nothing was left in the ring and what comes next fires the queue's interrupt; when
     /// it returns `budget`, it must be called again without waiting.
     fn poll(&mut self, budget: usize, receive: &mut dyn FnMut(&[u8])) -> usize;
+
+    /// As [`Self::poll`], with what the card says of each frame's checksums.
+    fn poll_verified(
+        &mut self,
+        budget: usize,
+        receive: &mut dyn FnMut(&[u8], RxChecksum),
+    ) -> usize {
+        self.poll(budget, &mut |frame| receive(frame, RxChecksum::Unknown))
+    }
 
     /// With `true`, the queue's interrupt is masked: for a caller that polls in a loop and waits for
     /// nothing.
@@ -142,6 +171,9 @@ pub enum XmitError {
         /// Bytes allowed.
         max: usize,
     },
+    /// The card cannot do for this frame what was left to it.
+    #[error("the card cannot do for this frame what was left to it")]
+    Offload,
     /// The device is not open.
     #[error("the device is not open")]
     Down,

@@ -11,6 +11,7 @@ use iommu::function::FunctionError;
 
 use crate::interrupt::{Interrupts, QUEUE_VECTOR};
 use crate::netdev::{Counters, XmitError};
+use crate::offload::{Offloads, Plan, RxChecksum, TxOffload};
 use crate::ring::{Full, RxRing, RxStats, Taken, TxRing, TxStats};
 use crate::window::Window;
 use crate::{DriverError, Registers};
@@ -207,15 +208,31 @@ impl<W: Window> Port<W> {
         }
     }
 
-    /// See [`crate::netdev::NetDevice::xmit`].
+    /// See [`crate::netdev::NetDevice::offloads`].
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        Offloads {
+            checksum: true,
+            segmentation: 0,
+        }
+    }
+
+    /// See [`crate::netdev::NetDevice::xmit_offloaded`].
     ///
     /// # Errors
     ///
     /// See [`XmitError`].
-    pub fn xmit(&mut self, frame: &[u8]) -> Result<(), XmitError> {
+    pub fn xmit(&mut self, frame: &[u8], offload: TxOffload) -> Result<(), XmitError> {
         let rings = self.rings.as_mut().ok_or(XmitError::Down)?;
-        let max = rings.tx.max_frame();
-        let error = if frame.len() > max {
+        let wanted = offload != TxOffload::NONE;
+        let plan = Plan::new(frame, offload);
+        let max = match plan {
+            Some(Plan { split: Some(_), .. }) => rings.tx.max_split(),
+            _ => rings.tx.max_frame(),
+        };
+        let error = if wanted && plan.is_none() {
+            XmitError::Offload
+        } else if frame.len() > max {
             XmitError::Long {
                 len: frame.len(),
                 max,
@@ -225,7 +242,7 @@ impl<W: Window> Port<W> {
         } else if self.lost {
             XmitError::Gone
         } else {
-            match rings.tx.push(frame) {
+            match rings.tx.push(frame, plan.as_ref()) {
                 Ok(()) => return Ok(()),
                 Err(Full) => return Err(XmitError::Full),
             }
@@ -249,13 +266,13 @@ impl<W: Window> Port<W> {
         self.note(rung);
     }
 
-    /// See [`crate::netdev::NetDevice::poll`].
+    /// See [`crate::netdev::NetDevice::poll_verified`].
     pub fn poll(
         &mut self,
         regs: &Registers,
         interrupts: &mut Interrupts<W>,
         budget: usize,
-        receive: &mut dyn FnMut(&[u8]),
+        receive: &mut dyn FnMut(&[u8], RxChecksum),
     ) -> usize {
         self.stats.polls += 1;
         if !self.busy_poll && interrupts.take(QUEUE_VECTOR) {
@@ -274,7 +291,7 @@ impl<W: Window> Port<W> {
         &mut self,
         regs: &Registers,
         budget: usize,
-        receive: &mut dyn FnMut(&[u8]),
+        receive: &mut dyn FnMut(&[u8], RxChecksum),
     ) -> usize {
         let Some(rings) = self.rings.as_mut() else {
             return 0;
@@ -360,6 +377,9 @@ impl<W: Window> Port<W> {
             ("rx_length_errors", rx.length_errors),
             ("rx_over_errors", rx.over_errors),
             ("rx_short_errors", rx.short_errors),
+            ("rx_csum_valid", rx.verified),
+            ("tx_csum", tx.checksums),
+            ("tx_tso", tx.splits),
             ("tx_ring_full", tx.full),
             ("tx_refused", self.stats.refused),
             ("polls", self.stats.polls),
@@ -381,6 +401,7 @@ fn add_rx(a: RxStats, b: RxStats) -> RxStats {
         length_errors: a.length_errors + b.length_errors,
         over_errors: a.over_errors + b.over_errors,
         short_errors: a.short_errors + b.short_errors,
+        verified: a.verified + b.verified,
     }
 }
 
@@ -389,6 +410,8 @@ fn add_tx(a: TxStats, b: TxStats) -> TxStats {
         packets: a.packets + b.packets,
         bytes: a.bytes + b.bytes,
         full: a.full + b.full,
+        checksums: a.checksums + b.checksums,
+        splits: a.splits + b.splits,
     }
 }
 

@@ -11,6 +11,7 @@ use igb::queue_page::{DOORBELL_ASLEEP, DOORBELL_WAKE, SIZE as PAGE, VF_RX, VF_TX
 use igb::{RXDCTL, Register, vf};
 use igb_driver::interrupt::{Interrupts, QUEUE_VECTOR};
 use igb_driver::netdev::XmitError;
+use igb_driver::offload::TxOffload;
 use igb_driver::queue::{Port, QueueOptions};
 use igb_driver::window::VfWindow;
 use igb_driver::{DriverError, Registers};
@@ -275,7 +276,7 @@ impl Rig {
     }
 
     fn poll(&mut self, budget: usize) -> usize {
-        let receive = &mut |frame: &[u8]| assert!((14..=1518).contains(&frame.len()));
+        let receive = &mut |frame: &[u8], _| assert!((14..=1518).contains(&frame.len()));
         self.port
             .poll(&self.regs, &mut self.interrupts, budget, receive)
     }
@@ -339,7 +340,10 @@ fn an_open_port_gives_everything_back() {
         assert_eq!(rig.fake.windows.lock().unwrap().len(), 2);
         rig.port.stop(&rig.regs, &mut rig.interrupts);
         assert_eq!(rig.fake.windows.lock().unwrap().len(), 0);
-        assert_eq!(rig.port.xmit(&[0; 60]), Err(XmitError::Down));
+        assert_eq!(
+            rig.port.xmit(&[0; 60], TxOffload::NONE),
+            Err(XmitError::Down)
+        );
     }
 }
 
@@ -372,13 +376,13 @@ fn a_doorbell_is_a_store_unless_the_card_sleeps() {
         "the driver looks at ASLEEP"
     );
     rig.fake.trapped.lock().unwrap().clear();
-    rig.port.xmit(&[0; 60]).unwrap();
+    rig.port.xmit(&[0; 60], TxOffload::NONE).unwrap();
     rig.port.flush(&rig.regs);
     assert_eq!(load(&rig, tail), 1);
     assert_eq!(rig.fake.trapped.lock().unwrap().len(), 0);
     let pages = rig.fake.pages.as_ref().unwrap();
     pages.store_u32(page(DOORBELL_ASLEEP), 1, Ordering::SeqCst);
-    rig.port.xmit(&[0; 60]).unwrap();
+    rig.port.xmit(&[0; 60], TxOffload::NONE).unwrap();
     rig.port.flush(&rig.regs);
     assert_eq!(load(&rig, tail), 2);
     let woken = [(u64::from(vf::TDT::OFFSET), 2)];
@@ -401,7 +405,7 @@ fn a_late_wake_leaves_the_tail_alone() {
     *rig.fake.late.lock().unwrap() = Some(Vec::new());
     for asleep_now in [1, 0] {
         pages.store_u32(asleep, asleep_now, Ordering::SeqCst);
-        rig.port.xmit(&[0; 60]).unwrap();
+        rig.port.xmit(&[0; 60], TxOffload::NONE).unwrap();
         rig.port.flush(&rig.regs);
     }
     let late = rig.fake.late.lock().unwrap().take().unwrap();
@@ -415,16 +419,22 @@ fn a_late_wake_leaves_the_tail_alone() {
 fn frames_that_do_not_fit_are_refused() {
     let mut rig = rig(Fake::new());
     rig.open().unwrap();
-    assert_eq!(rig.port.xmit(&[0; 13]), Err(XmitError::Short { len: 13 }));
+    assert_eq!(
+        rig.port.xmit(&[0; 13], TxOffload::NONE),
+        Err(XmitError::Short { len: 13 })
+    );
     let long = XmitError::Long {
         len: 1519,
         max: 1518,
     };
-    assert_eq!(rig.port.xmit(&[0; 1519]), Err(long));
+    assert_eq!(rig.port.xmit(&[0; 1519], TxOffload::NONE), Err(long));
     for _ in 0..ENTRIES - 1 {
-        rig.port.xmit(&[0; 1518]).unwrap();
+        rig.port.xmit(&[0; 1518], TxOffload::NONE).unwrap();
     }
-    assert_eq!(rig.port.xmit(&[0; 60]), Err(XmitError::Full));
+    assert_eq!(
+        rig.port.xmit(&[0; 60], TxOffload::NONE),
+        Err(XmitError::Full)
+    );
 }
 
 /// A card that writes back the same lies for ever: each call ends, and returns its budget only
@@ -469,10 +479,13 @@ fn a_function_that_is_gone_is_noticed_and_holds_nothing_up() {
     let mut rig = rig(Fake::new());
     rig.open().unwrap();
     rig.fake.lose();
-    rig.port.xmit(&[0; 60]).unwrap();
+    rig.port.xmit(&[0; 60], TxOffload::NONE).unwrap();
     rig.port.flush(&rig.regs);
     assert!(rig.port.is_lost());
-    assert_eq!(rig.port.xmit(&[0; 60]), Err(XmitError::Gone));
+    assert_eq!(
+        rig.port.xmit(&[0; 60], TxOffload::NONE),
+        Err(XmitError::Gone)
+    );
     assert_eq!(rig.poll(64), 0);
     rig.port.stop(&rig.regs, &mut rig.interrupts);
     assert_eq!(rig.fake.windows.lock().unwrap().len(), 0);
@@ -493,7 +506,7 @@ fn an_interrupt_of_the_queue_takes_no_trapped_access() {
     let vector = rig.interrupts.set_mut().vector(QUEUE_VECTOR as usize);
     vector.unwrap().signal();
     let (regs, interrupts) = (&rig.regs, &mut rig.interrupts);
-    assert_eq!(rig.port.poll(regs, interrupts, 64, &mut |_| ()), 0);
+    assert_eq!(rig.port.poll(regs, interrupts, 64, &mut |_, _| ()), 0);
     assert_eq!(rig.port.counters().get("queue_interrupts"), Some(1));
     assert_eq!(rig.fake.trapped.lock().unwrap()[..], []);
 }

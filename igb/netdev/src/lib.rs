@@ -9,6 +9,8 @@
 pub mod control;
 pub mod ctl;
 pub mod jobs;
+pub mod joined;
+pub mod options;
 pub mod port;
 pub mod run;
 pub mod stack;

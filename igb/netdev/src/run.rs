@@ -3,18 +3,19 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use igb_driver::netdev::NetDevice;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use smoltcp::wire::IpCidr;
 
 use crate::control::{ControlSocket, Request};
+use crate::joined::{Joined, Removed};
+use crate::options::Netdev;
+pub use crate::options::RunOptions;
 use crate::port::TEST_ETHERTYPE;
 use crate::stack::Stack;
 use crate::stream::unhex;
@@ -23,34 +24,6 @@ use crate::stream::unhex;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// The most raw frames of one control request.
 const MOST_RAW: u64 = 1_000_000;
-
-/// What stands above the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Netdev {
-    /// A TCP/IP stack that answers pings, echoes TCP port 7 and hashes what TCP port 9 receives
-    Echo,
-    /// Nothing: only raw frames through the control socket
-    None,
-}
-
-/// The options that the PF driver's and the VF driver's programs share.
-#[derive(Debug, Clone, clap::Args)]
-pub struct RunOptions {
-    /// What uses the network device
-    #[arg(long, value_enum, default_value = "echo")]
-    pub netdev: Netdev,
-    /// IPv4 address of the built-in stack, for example 10.82.0.10/24
-    #[arg(long, value_name = "ADDR/LEN", value_parser = parse_address)]
-    pub address: Option<IpCidr>,
-    /// Offer a control socket here, for the `ctl` commands
-    #[arg(long, value_name = "SOCK")]
-    pub control: Option<PathBuf>,
-}
-
-fn parse_address(text: &str) -> Result<IpCidr, String> {
-    text.parse()
-        .map_err(|()| format!("{text:?} is no address with its prefix, such as 10.82.0.10/24"))
-}
 
 /// A driver that a program can run.
 pub trait Managed: NetDevice {
@@ -72,7 +45,8 @@ pub trait Managed: NetDevice {
 ///
 /// # Errors
 ///
-/// The first `probe` fails, or the control socket cannot be offered.
+/// The first `probe` fails, the control socket cannot be offered, or the interface of the kernel
+/// cannot be used or was removed.
 pub fn run<D: Managed>(
     options: &RunOptions,
     mut probe: impl FnMut() -> anyhow::Result<D>,
@@ -82,12 +56,13 @@ pub fn run<D: Managed>(
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)
             .context("listening for signals")?;
     }
-    let address = match options.netdev {
-        Netdev::Echo => options.address,
-        Netdev::None => None,
+    let (address, mut joined) = match options.netdev {
+        Netdev::Echo => (options.address, None),
+        Netdev::None => (None, None),
+        Netdev::Interface(spec) => (None, Some(Joined::open(spec)?)),
     };
     let mut driver = probe()?;
-    let control = match start(&mut driver, options) {
+    let control = match start(&mut driver, options, joined.as_mut()) {
         Ok(control) => control,
         Err(error) => {
             // What it has taken, it gives back: VFs do not outlive this attempt.
@@ -98,6 +73,7 @@ pub fn run<D: Managed>(
     };
     let mut program = Program {
         stack: Stack::new(address),
+        joined,
         control,
         signals,
     };
@@ -109,11 +85,23 @@ pub fn run<D: Managed>(
                 driver.remove();
                 return Ok(());
             }
+            Ended::Removed => {
+                driver.stop();
+                driver.remove();
+                bail!(
+                    "the interface of --netdev {} was removed; make it again, then start this \
+                     program again",
+                    options.netdev
+                );
+            }
             Ended::Gone => {
                 log::warn!("{} is gone: waiting for it to come back", driver.name());
                 program.stack.fail_jobs("the device is gone");
                 program.stack.buffers.clear();
                 program.stack.device_changed();
+                if let Some(joined) = &mut program.joined {
+                    joined.driver_gone();
+                }
                 drop(driver);
             }
         }
@@ -134,8 +122,12 @@ pub fn run<D: Managed>(
 fn start<D: Managed>(
     driver: &mut D,
     options: &RunOptions,
+    joined: Option<&mut Joined>,
 ) -> anyhow::Result<Option<ControlSocket>> {
     driver.open().context("opening the network device")?;
+    if let Some(joined) = joined {
+        joined.follow(driver)?;
+    }
     log::info!(
         "{} is up: {}, MTU {}",
         driver.name(),
@@ -153,10 +145,13 @@ fn start<D: Managed>(
 enum Ended {
     Signal,
     Gone,
+    Removed,
 }
 
 struct Program {
     stack: Stack,
+    /// The kernel's interface, which then gets the frames instead of the stack.
+    joined: Option<Joined>,
     control: Option<ControlSocket>,
     signals: UnixStream,
 }
@@ -172,24 +167,35 @@ impl Program {
                 let state = if driver.carrier() { "up" } else { "down" };
                 log::info!("{}: link {state}", driver.name());
             }
-            let mut more = self.stack.buffers.receive_from(driver);
-            more |= self.stack.poll(driver);
+            let mut more = match &mut self.joined {
+                Some(joined) => {
+                    if let Err(error) = joined.follow(driver) {
+                        log::warn!("{error:#}");
+                    }
+                    match joined.exchange(driver) {
+                        Ok(more) => more,
+                        Err(Removed) => return Ok(Ended::Removed),
+                    }
+                }
+                None => {
+                    let more = self.stack.buffers.receive_from(driver);
+                    self.stack.poll(driver) | more
+                }
+            };
             more |= self.control(Some(driver));
             driver.flush();
             let timeout = if more {
                 Some(Duration::ZERO)
             } else {
-                [driver.next_timeout(), self.stack.next_timeout()]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let stack = match self.joined {
+                    Some(_) => None,
+                    None => self.stack.next_timeout(),
+                };
+                [driver.next_timeout(), stack].into_iter().flatten().min()
             };
-            if wait(
-                &self.signals,
-                self.control.as_ref(),
-                driver.event_fds(),
-                timeout,
-            )? {
+            let mut fds = driver.event_fds();
+            fds.extend(self.joined.as_ref().and_then(Joined::event_fd));
+            if wait(&self.signals, self.control.as_ref(), fds, timeout)? {
                 return Ok(Ended::Signal);
             }
         }
@@ -231,6 +237,7 @@ impl Program {
     fn control<D: Managed>(&mut self, mut driver: Option<&mut D>) -> bool {
         let Self {
             stack,
+            joined,
             control: Some(control),
             ..
         } = self
@@ -240,7 +247,7 @@ impl Program {
         let mut gone = Vec::new();
         for Request { client, body } in control.requests(&mut gone) {
             let answer = match driver.as_deref_mut() {
-                Some(driver) => operate(stack, driver, client, &body),
+                Some(driver) => operate(stack, joined.as_mut(), driver, client, &body),
                 None => Some(absent(&body)),
             };
             if let Some(answer) = answer {
@@ -292,6 +299,7 @@ fn absent(request: &Value) -> Result<Value, String> {
 /// Do what a request asks; `None` if its answer comes later, from a job.
 fn operate<D: Managed>(
     stack: &mut Stack,
+    joined: Option<&mut Joined>,
     driver: &mut D,
     client: u64,
     request: &Value,
@@ -300,8 +308,8 @@ fn operate<D: Managed>(
         return Some(Err("a request needs an \"op\"".to_owned()));
     };
     match op {
-        "info" => Some(Ok(info(stack, driver))),
-        "stats" => Some(Ok(stats(stack, driver))),
+        "info" => Some(Ok(info(stack, joined.as_deref(), driver))),
+        "stats" => Some(Ok(stats(stack, joined.as_deref(), driver))),
         "ping" => match ping_request(stack, request) {
             Ok((address, count, timeout)) => {
                 stack.start_ping(client, address, count, timeout);
@@ -318,7 +326,7 @@ fn operate<D: Managed>(
             }
             Err(error) => Some(Err(error)),
         },
-        "raw" => Some(raw(stack, driver, request)),
+        "raw" => Some(raw(stack, joined, driver, request)),
         "seen" => {
             let frames: Vec<_> = stack
                 .buffers
@@ -346,7 +354,7 @@ fn operate<D: Managed>(
     }
 }
 
-fn info<D: Managed>(stack: &Stack, driver: &D) -> Value {
+fn info<D: Managed>(stack: &Stack, joined: Option<&Joined>, driver: &D) -> Value {
     let mut info = json!({
         "function": driver.name(),
         "mac": driver.mac().to_string(),
@@ -355,6 +363,7 @@ fn info<D: Managed>(stack: &Stack, driver: &D) -> Value {
         "mtu": driver.mtu(),
         "state": "up",
         "address": stack.address().map(|address| address.to_string()),
+        "interface": joined.map(|joined| joined.spec().to_string()),
     });
     if let (Some(info), Value::Object(more)) = (info.as_object_mut(), driver.describe()) {
         info.extend(more);
@@ -362,9 +371,12 @@ fn info<D: Managed>(stack: &Stack, driver: &D) -> Value {
     info
 }
 
-fn stats<D: Managed>(stack: &Stack, driver: &D) -> Value {
-    let mut counters: serde_json::Map<String, Value> = driver
-        .stats()
+fn stats<D: Managed>(stack: &Stack, joined: Option<&Joined>, driver: &D) -> Value {
+    let mut all = driver.stats();
+    if let Some(joined) = joined {
+        all.append(joined.counters());
+    }
+    let mut counters: serde_json::Map<String, Value> = all
         .iter()
         .map(|(name, value)| (name.to_owned(), json!(value)))
         .collect();
@@ -398,7 +410,12 @@ fn ping_request(stack: &Stack, request: &Value) -> Result<(Ipv4Addr, u64, Durati
 
 /// Send a frame as it is, `count` times. The ring's room is made by sending: a bounded number of
 /// attempts without progress ends it.
-fn raw<D: Managed>(stack: &mut Stack, driver: &mut D, request: &Value) -> Result<Value, String> {
+fn raw<D: Managed>(
+    stack: &mut Stack,
+    mut joined: Option<&mut Joined>,
+    driver: &mut D,
+    request: &Value,
+) -> Result<Value, String> {
     let frame = request["frame"]
         .as_str()
         .and_then(unhex)
@@ -417,7 +434,11 @@ fn raw<D: Managed>(stack: &mut Stack, driver: &mut D, request: &Value) -> Result
         }
         // Reclaims what the card has sent; received frames wait in the buffers.
         driver.service();
-        stack.buffers.receive_from(driver);
+        match &mut joined {
+            // Its removal is seen again by the loop.
+            Some(joined) => drop(joined.receive_from(driver)),
+            None => drop(stack.buffers.receive_from(driver)),
+        }
     }
     driver.flush();
     Ok(json!({"sent": sent}))

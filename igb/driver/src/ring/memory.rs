@@ -16,7 +16,7 @@ pub const MIN_ENTRIES: u16 = 8;
 pub const MAX_ENTRIES: u16 = 4096;
 
 /// Buffers start at multiples of this, so that small ones do not straddle pages.
-const BUFFER_ALIGNMENT: usize = 2048;
+pub(super) const BUFFER_ALIGNMENT: usize = 2048;
 
 pub(super) struct RingMemory {
     dma: SharedDma,
@@ -105,8 +105,13 @@ impl RingMemory {
 
     /// Copies into the buffer of a descriptor; `data` fits into it.
     pub(super) fn fill(&self, index: u16, data: &[u8]) {
-        debug_assert!(data.len() <= self.buffer_size);
-        self.dma.write(self.buffer_offset(index), data);
+        self.fill_from(index, 0, data);
+    }
+
+    /// Copies into the buffer of a descriptor from `at` on; `data` fits into the rest.
+    pub(super) fn fill_from(&self, index: u16, at: usize, data: &[u8]) {
+        debug_assert!(at + data.len() <= self.buffer_size);
+        self.dma.write(self.buffer_offset(index) + at, data);
     }
 
     /// Copies out of the buffer of a descriptor; `data` is no longer than it.

@@ -7,6 +7,7 @@ use iommu::container::Container;
 
 use super::memory::RingMemory;
 use crate::DriverError;
+use crate::offload::RxChecksum;
 
 /// What came through a receive ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct RxStats {
     pub over_errors: u64,
     /// Frames without a whole Ethernet header.
     pub short_errors: u64,
+    /// Frames whose checksum above IP the card found right.
+    pub verified: u64,
 }
 
 /// What [`RxRing::take`] found.
@@ -133,7 +136,7 @@ impl RxRing {
 
     /// Takes one descriptor that the card has finished, and gives it back to the card once
     /// [`Self::tail`] is written.
-    pub fn take(&mut self, receive: &mut dyn FnMut(&[u8])) -> Taken {
+    pub fn take(&mut self, receive: &mut dyn FnMut(&[u8], RxChecksum)) -> Taken {
         let Some(done) = self.next_done() else {
             return Taken::Nothing;
         };
@@ -147,7 +150,9 @@ impl RxRing {
         if taken == Taken::Frame {
             self.stats.packets += 1;
             self.stats.bytes += length as u64;
-            receive(&self.frame[..length]);
+            let checksum = RxChecksum::of(done.status());
+            self.stats.verified += u64::from(checksum == RxChecksum::Valid);
+            receive(&self.frame[..length], checksum);
         }
         self.offer(self.clean);
         self.clean = self.memory.next(self.clean);
@@ -264,11 +269,11 @@ mod tests {
                     }
                 }
                 for _ in 0..takes {
-                    ring.take(&mut |frame| arrived.push(frame.to_vec()));
+                    ring.take(&mut |frame, _| arrived.push(frame.to_vec()));
                     card.tail = ring.tail();
                 }
             }
-            while ring.take(&mut |frame| arrived.push(frame.to_vec())) != Taken::Nothing {}
+            while ring.take(&mut |frame, _| arrived.push(frame.to_vec())) != Taken::Nothing {}
             prop_assert_eq!(ring.stats().packets, arrived.len() as u64);
             prop_assert_eq!(arrived, expected);
         }
@@ -280,7 +285,7 @@ mod tests {
             let mut ring = ring();
             for (place, word) in words {
                 ring.memory.dma().store_u64(place * 8, word, Ordering::Relaxed);
-                ring.take(&mut |frame| assert!((14..=LONGEST).contains(&frame.len())));
+                ring.take(&mut |frame, _| assert!((14..=LONGEST).contains(&frame.len())));
                 prop_assert!(ring.tail() < ENTRIES);
             }
         }
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn lengths_beyond_the_buffer_are_counted_and_dropped() {
         let mut ring = ring();
-        let none = &mut |_: &[u8]| panic!("no frame");
+        let none = &mut |_: &[u8], _| panic!("no frame");
         let whole = RxStatus::DD | RxStatus::EOP;
         lie(&ring, 0, BUFFER as u16 + 1, whole);
         lie(&ring, 1, u16::MAX, whole);
@@ -322,7 +327,7 @@ mod tests {
         lie(&ring, 5, 64, RxStatus::DD | RxStatus::EOP);
         lie(&ring, 6, 64, RxStatus::DD | RxStatus::EOP);
         let mut frames = 0;
-        while ring.take(&mut |_| frames += 1) != Taken::Nothing {}
+        while ring.take(&mut |_, _| frames += 1) != Taken::Nothing {}
         assert_eq!(frames, 1);
         assert_eq!(ring.stats().over_errors, 1);
     }

@@ -3,11 +3,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use igb::descriptor::{TxCommand, TxData, TxWriteBack};
+use igb::descriptor::{TxCommand, TxContext, TxData, TxOptions, TxWriteBack};
 use iommu::container::Container;
 
-use super::memory::RingMemory;
+use super::memory::{BUFFER_ALIGNMENT, RingMemory};
 use crate::DriverError;
+use crate::offload::{Plan, without_length};
+
+/// Buffers of one frame: the card drops a frame with more than 64 descriptors, its context included.
+const MOST_BUFFERS: usize = 63;
+/// Where the checksum is in a TCP header.
+const TCP_CHECKSUM: usize = 16;
 
 /// The ring has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +28,14 @@ pub struct TxStats {
     pub bytes: u64,
     /// How often there was no room.
     pub full: u64,
+    /// Frames whose checksum the card inserts.
+    pub checksums: u64,
+    /// Frames that the card splits.
+    pub splits: u64,
 }
 
-/// Frames on their way to the card, one descriptor each.
+/// Frames on their way to the card: one descriptor each, one more where the card is told anew what to
+/// do with them, and several where it splits them.
 ///
 /// Buffers are copied into, so nothing waits for a completion but the room itself: only every few
 /// descriptors ask to be written back.
@@ -37,6 +48,11 @@ pub struct TxRing {
     /// Those between `clean` and `head` that ask for a write-back, in order.
     reports: VecDeque<u16>,
     report_every: u16,
+    /// Descriptors since the last that asks.
+    unreported: u16,
+    max_frame: usize,
+    /// The context that the card has.
+    context: Option<TxContext>,
     stats: TxStats,
 }
 
@@ -52,11 +68,19 @@ impl TxRing {
         max_frame: usize,
     ) -> Result<Self, DriverError> {
         Ok(Self {
-            memory: RingMemory::new(container, entries, max_frame)?,
+            memory: RingMemory::new(
+                container,
+                entries,
+                max_frame.next_multiple_of(BUFFER_ALIGNMENT),
+            )?,
             head: 0,
             clean: 0,
             reports: VecDeque::with_capacity(8),
             report_every: entries / 8,
+            // The first frame asks.
+            unreported: entries / 8 - 1,
+            max_frame,
+            context: None,
             stats: TxStats::default(),
         })
     }
@@ -82,7 +106,15 @@ impl TxRing {
     /// Longest frame.
     #[must_use]
     pub fn max_frame(&self) -> usize {
-        self.memory.buffer_size()
+        self.max_frame
+    }
+
+    /// Longest frame that is split by the card: half a ring of it, so that one fits while another is
+    /// on its way, and no more buffers than the card takes for one.
+    #[must_use]
+    pub fn max_split(&self) -> usize {
+        let buffers = usize::from(self.memory.entries() / 2 - 1).min(MOST_BUFFERS);
+        buffers * self.memory.buffer_size()
     }
 
     /// What went through.
@@ -105,31 +137,85 @@ impl TxRing {
     ///
     /// # Panics
     ///
-    /// If the frame is longer than [`Self::max_frame`].
-    pub fn push(&mut self, frame: &[u8]) -> Result<(), Full> {
-        assert!(frame.len() <= self.max_frame(), "the caller checks lengths");
-        let next = self.memory.next(self.head);
-        if next == self.clean {
+    /// If the frame is longer than [`Self::max_frame`], or with a plan that splits it than
+    /// [`Self::max_split`].
+    pub(crate) fn push(&mut self, frame: &[u8], plan: Option<&Plan>) -> Result<(), Full> {
+        let split = plan.and_then(|plan| plan.split);
+        let most = split.map_or(self.max_frame, |_| self.max_split());
+        assert!(frame.len() <= most, "the caller checks lengths");
+        // The card keeps a context: frames of one connection need it once.
+        let context = plan
+            .map(|plan| plan.context)
+            .filter(|context| self.context != Some(*context));
+        let buffers = frame.len().div_ceil(self.memory.buffer_size());
+        let needed = buffers + usize::from(context.is_some());
+        if self.room() < needed {
             self.reclaim();
-            if next == self.clean {
+            if self.room() < needed {
                 self.stats.full += 1;
                 return Err(Full);
             }
         }
-        let mut command = TxCommand::EOP | TxCommand::IFCS;
-        if self.head.is_multiple_of(self.report_every) {
-            command |= TxCommand::RS;
-            self.reports.push_back(self.head);
+        if let Some(context) = context {
+            self.memory.put(self.head, context.raw());
+            self.head = self.memory.next(self.head);
+            self.unreported += 1;
+            self.context = Some(context);
         }
-        let length = frame.len() as u16;
-        self.memory.fill(self.head, frame);
-        let descriptor = TxData::new(self.memory.buffer_address(self.head), length, command)
-            .with_payload_length(length.into());
-        self.memory.put(self.head, descriptor.raw());
-        self.head = next;
+        let mut command = TxCommand::IFCS;
+        let mut payload = frame.len();
+        if let Some(split) = split {
+            command |= TxCommand::TSE;
+            payload -= split.headers;
+            self.stats.splits += 1;
+        }
+        let options = plan.map_or(TxOptions::empty(), |plan| plan.options);
+        let first = self.head;
+        let mut parts = frame.chunks(self.memory.buffer_size()).peekable();
+        while let Some(part) = parts.next() {
+            let mut command = command;
+            self.unreported += 1;
+            if parts.peek().is_none() {
+                command |= TxCommand::EOP;
+                if self.unreported >= self.report_every {
+                    self.unreported = 0;
+                    command |= TxCommand::RS;
+                    self.reports.push_back(self.head);
+                }
+            }
+            self.memory.fill(self.head, part);
+            if let Some(split) = split
+                && self.head == first
+            {
+                self.leave_out_length(frame, split.checksum_at, split.headers);
+            }
+            let address = self.memory.buffer_address(self.head);
+            let descriptor = TxData::new(address, part.len() as u16, command)
+                .with_payload_length(payload as u32)
+                .with_options(options);
+            self.memory.put(self.head, descriptor.raw());
+            self.head = self.memory.next(self.head);
+        }
         self.stats.packets += 1;
-        self.stats.bytes += u64::from(length);
+        self.stats.bytes += frame.len() as u64;
+        self.stats.checksums += u64::from(plan.is_some());
         Ok(())
+    }
+
+    /// Of a frame that is split, the pseudo header's sum without the length.
+    fn leave_out_length(&self, frame: &[u8], at: usize, headers: usize) {
+        // The headers are shorter than a buffer; the card would otherwise get the sum as it stands.
+        if headers > self.memory.buffer_size() {
+            return;
+        }
+        let transport = frame.len() - (at - TCP_CHECKSUM);
+        let sum = without_length([frame[at], frame[at + 1]], transport);
+        self.memory.fill_from(self.head, at, &sum);
+    }
+
+    /// Descriptors that can be filled now.
+    fn room(&self) -> usize {
+        usize::from(self.memory.entries() - 1 - self.in_flight())
     }
 
     /// Takes back what the card has written back. It can claim only what it was given: the shadow
@@ -155,33 +241,58 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::offload::{TxChecksum, TxOffload};
 
     /// A card that carries out, or lies about, what is on the ring.
     struct Card {
         head: u16,
+        context: Option<TxContext>,
     }
 
     impl Card {
+        fn new() -> Self {
+            Self {
+                head: 0,
+                context: None,
+            }
+        }
+
         fn take(&mut self, ring: &TxRing) -> Option<Vec<u8>> {
-            if self.head == ring.tail() {
-                return None;
-            }
+            self.take_with_options(ring).map(|(frame, _)| frame)
+        }
+
+        /// The next frame, of however many descriptors, with what its first one says.
+        fn take_with_options(&mut self, ring: &TxRing) -> Option<(Vec<u8>, TxData)> {
             let memory = ring.memory.dma();
-            let mut raw = [0; descriptor::SIZE];
-            let at = usize::from(self.head) * descriptor::SIZE;
-            memory.read(at, &mut raw);
-            let TxDescriptor::Data(data) = TxDescriptor::parse(descriptor::from_bytes(&raw)) else {
-                panic!("a data descriptor");
-            };
-            let mut frame = vec![0; data.length().into()];
-            memory.read((data.address() - memory.iova()) as usize, &mut frame);
-            assert_eq!(data.payload_length(), u32::from(data.length()));
-            if data.command().contains(TxCommand::RS) {
-                let done = TxWriteBack::DONE.raw()[1];
-                memory.store_u64(at + descriptor::STATUS_WORD, done, Ordering::Release);
+            let mut frame = Vec::new();
+            let mut first = None;
+            while self.head != ring.tail() {
+                let mut raw = [0; descriptor::SIZE];
+                let at = usize::from(self.head) * descriptor::SIZE;
+                memory.read(at, &mut raw);
+                self.head = ring.memory.next(self.head);
+                let data = match TxDescriptor::parse(descriptor::from_bytes(&raw)) {
+                    TxDescriptor::Data(data) => data,
+                    TxDescriptor::Context(context) if frame.is_empty() => {
+                        self.context = Some(context);
+                        continue;
+                    }
+                    other => panic!("{other:?}"),
+                };
+                let mut part = vec![0; data.length().into()];
+                memory.read((data.address() - memory.iova()) as usize, &mut part);
+                frame.extend_from_slice(&part);
+                let first = *first.get_or_insert(data);
+                if data.command().contains(TxCommand::RS) {
+                    let done = TxWriteBack::DONE.raw()[1];
+                    memory.store_u64(at + descriptor::STATUS_WORD, done, Ordering::Release);
+                }
+                if data.command().contains(TxCommand::EOP) {
+                    return Some((frame, first));
+                }
             }
-            self.head = ring.memory.next(self.head);
-            Some(frame)
+            assert!(first.is_none(), "a frame without end");
+            None
         }
     }
 
@@ -198,12 +309,12 @@ mod tests {
             steps in proptest::collection::vec((any::<bool>(), 14_usize..2048), 1..400),
         ) {
             let mut ring = ring(16);
-            let mut card = Card { head: 0 };
+            let mut card = Card::new();
             let mut expected = VecDeque::new();
             for (n, (send, len)) in steps.into_iter().enumerate() {
                 if send {
                     let frame = vec![n as u8; len];
-                    match ring.push(&frame) {
+                    match ring.push(&frame, None) {
                         Ok(()) => expected.push_back(frame),
                         // Two report intervals may be open at most when the card is done.
                         Err(Full) => prop_assert!(expected.len() >= 16 - 1 - 2),
@@ -222,7 +333,7 @@ mod tests {
             let mut ring = ring(16);
             for (place, word) in words {
                 ring.memory.dma().store_u64(place * 8, word, Ordering::Relaxed);
-                let _ = ring.push(&[0; 64]);
+                let _ = ring.push(&[0; 64], None);
                 ring.reclaim();
                 prop_assert!(ring.in_flight() < 16);
                 prop_assert!(ring.reports.len() <= 8);
@@ -233,15 +344,98 @@ mod tests {
     #[test]
     fn a_full_ring_gets_room_when_the_card_is_done() {
         let mut ring = ring(8);
-        let mut card = Card { head: 0 };
+        let mut card = Card::new();
         for _ in 0..7 {
-            ring.push(&[0; 60]).unwrap();
+            ring.push(&[0; 60], None).unwrap();
         }
-        assert_eq!(ring.push(&[0; 60]), Err(Full));
+        assert_eq!(ring.push(&[0; 60], None), Err(Full));
         while card.take(&ring).is_some() {}
-        ring.push(&[0; 60]).unwrap();
+        ring.push(&[0; 60], None).unwrap();
         assert_eq!(ring.in_flight(), 1);
         assert_eq!(ring.stats().full, 1);
+    }
+
+    /// A TCP segment over IPv4, `len` bytes with its headers, and what is left to do for it.
+    fn tcp(len: usize, segment: Option<u16>) -> (Vec<u8>, TxOffload) {
+        let mut frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
+        frame[12..14].copy_from_slice(&igb::frame::ETHERTYPE_IPV4.to_be_bytes());
+        frame[34 + 12] = 5 << 4;
+        let checksum = Some(TxChecksum {
+            start: 34,
+            offset: 16,
+        });
+        (frame, TxOffload { checksum, segment })
+    }
+
+    #[test]
+    fn frames_of_one_connection_need_one_context() {
+        let mut ring = ring(64);
+        let mut card = Card::new();
+        let (frame, offload) = tcp(900, None);
+        let plan = Plan::new(&frame, offload);
+        for _ in 0..3 {
+            ring.push(&frame, plan.as_ref()).unwrap();
+        }
+        ring.push(&frame, None).unwrap();
+        ring.push(&frame, plan.as_ref()).unwrap();
+        assert_eq!(ring.in_flight(), 6, "five frames and one context");
+        for checksum in [true, true, true, false, true] {
+            let (sent, first) = card.take_with_options(&ring).unwrap();
+            assert_eq!(sent, frame);
+            assert_eq!(first.options().contains(TxOptions::TXSM), checksum);
+            assert_eq!(first.payload_length(), 900);
+        }
+        assert_eq!(card.context, plan.map(|plan| plan.context));
+        assert_eq!(ring.stats().checksums, 4);
+    }
+
+    #[test]
+    fn a_frame_to_split_lies_in_several_buffers() {
+        let mut ring = ring(256);
+        let mut card = Card::new();
+        let (mut frame, offload) = tcp(60_000, Some(1448));
+        let plan = Plan::new(&frame, offload);
+        ring.push(&frame, plan.as_ref()).unwrap();
+        let (sent, first) = card.take_with_options(&ring).unwrap();
+        let sum = without_length([frame[50], frame[51]], 60_000 - 34);
+        frame[50..52].copy_from_slice(&sum);
+        assert_eq!(sent, frame);
+        assert!(first.command().contains(TxCommand::TSE));
+        assert_eq!(first.payload_length(), 60_000 - 54);
+        assert_eq!(card.context.unwrap().mss(), 1448);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Frames of any number of descriptors come out in order, and a card that is done leaves room.
+        #[test]
+        fn splits_and_whole_frames_mix(
+            steps in proptest::collection::vec((any::<bool>(), any::<bool>(), 60_usize..60_000), 1..200),
+        ) {
+            let mut ring = ring(128);
+            let mut card = Card::new();
+            let mut expected = VecDeque::new();
+            for (send, split, len) in steps {
+                if !send {
+                    prop_assert_eq!(card.take(&ring).map(|frame| frame.len()), expected.pop_front());
+                    continue;
+                }
+                let (frame, offload) = tcp(if split { len } else { len % 1900 + 60 }, split.then_some(1000));
+                let plan = Plan::new(&frame, offload);
+                loop {
+                    match ring.push(&frame, plan.as_ref()) {
+                        Ok(()) => break,
+                        Err(Full) => {
+                            let taken = card.take(&ring).map(|frame| frame.len());
+                            prop_assert!(taken.is_some(), "full, and nothing on its way");
+                            prop_assert_eq!(taken, expected.pop_front());
+                        }
+                    }
+                }
+                expected.push_back(frame.len());
+            }
+        }
     }
 
     #[test]
