@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use guest_agent::{BUSYBOX, PATH, SHELL_WORD};
+use guest_agent::{BANNER, BUSYBOX, INTERFACE_WORD, PATH, SHELL_WORD};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::RebootMode;
 
@@ -35,7 +35,7 @@ pub(crate) fn run() -> Result<RebootMode> {
     link_up_loopback();
     let cmdline = fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
     if cmdline.split_whitespace().any(|word| word == SHELL_WORD) {
-        shell().map(|()| RebootMode::RB_POWER_OFF)
+        shell(&cmdline).map(|()| RebootMode::RB_POWER_OFF)
     } else {
         serve::run()
     }
@@ -57,13 +57,47 @@ fn link_up_loopback() {
     }
 }
 
+/// Loads the driver, and sets its first interface up with the address.
+fn interface(word: &str) -> Result<String> {
+    let (driver, rest) = word.split_once(',').context("no address")?;
+    let (address, prefix) = rest.split_once('/').context("no prefix length")?;
+    let (address, prefix) = (address.parse()?, prefix.parse()?);
+    crate::modules::load(driver, "")?;
+    let links = crate::link::list()?;
+    let link = links
+        .iter()
+        .find(|link| link.driver.as_deref() == Some(driver))
+        .with_context(|| format!("{driver} made no interface: see dmesg"))?;
+    crate::link::set_addr(&link.name, address, prefix)?;
+    let change = guest_agent::protocol::LinkChange {
+        up: Some(true),
+        ..Default::default()
+    };
+    crate::link::set(&link.name, &change)?;
+    Ok(format!(
+        "{} is {driver}'s, {}, with {rest}",
+        link.name, link.mac
+    ))
+}
+
 /// Runs busybox on the console until its user leaves it.
-fn shell() -> Result<()> {
+fn shell(cmdline: &str) -> Result<()> {
     if !Path::new(BUSYBOX).exists() {
         bail!("this initramfs holds no {BUSYBOX}, so there is no shell");
     }
     let modules = crate::modules::names()?.join(" ");
-    println!("\nModules at hand (insmod /modules/NAME.ko): {modules}\nLeave with `exit`.");
+    println!("\nModules at hand (modprobe NAME, modprobe -r NAME): {modules}");
+    for word in cmdline.split_whitespace() {
+        if let Some(word) = word.strip_prefix(INTERFACE_WORD) {
+            match interface(word) {
+                Ok(line) => println!("{line}"),
+                Err(error) => println!("guest-agent: {word}: {error:#}"),
+            }
+        }
+    }
+    // A guest without a card has no banner.
+    print!("{}", fs::read_to_string(BANNER).unwrap_or_default());
+    println!("Leave with `exit`.");
     let status = Command::new(BUSYBOX)
         .args(["setsid", "cttyhack", "sh"])
         .env("PATH", PATH)

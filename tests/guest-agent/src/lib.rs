@@ -21,8 +21,22 @@ pub const MODULE_DIR: &str = "/modules";
 /// line; every dependency has a line of its own.
 pub const MODULE_LIST: &str = "/modules/list";
 
+/// File of [`MODULE_DIR`] with other names of modules, one `alias name` a line.
+pub const MODULE_ALIASES: &str = "/modules/aliases";
+
+/// The end of the name by which the agent, started as a program, loads and
+/// unloads modules: the kernel asks for modules so, and people do.
+pub const MODPROBE: &str = "/modprobe";
+
 /// Kernel command line word that asks for a shell instead of the agent.
 pub const SHELL_WORD: &str = "tandem.shell";
+
+/// Start of a command line word that sets an interface up before the shell
+/// starts: `DRIVER,ADDRESS/PREFIX` follows.
+pub const INTERFACE_WORD: &str = "tandem.interface=";
+
+/// What the shell prints first, where there is such a file.
+pub const BANNER: &str = "/etc/motd";
 
 /// Where the initramfs holds busybox, where there is one.
 pub const BUSYBOX: &str = "/usr/bin/busybox";

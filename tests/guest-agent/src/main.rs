@@ -12,12 +12,20 @@ mod serve;
 mod system;
 mod tcp;
 
+use std::process::ExitCode;
+
+use guest_agent::MODPROBE;
 use nix::sys::reboot::{RebootMode, reboot};
 
-fn main() {
+fn main() -> ExitCode {
+    let mut words = std::env::args();
+    let called = words.next().unwrap_or_default();
+    if called.ends_with(MODPROBE) {
+        return modules::modprobe(&words.collect::<Vec<_>>());
+    }
     if nix::unistd::getpid().as_raw() != 1 {
         eprintln!("guest-agent is the init of a test guest, and runs only as process 1");
-        std::process::exit(2);
+        return ExitCode::from(2);
     }
     let end = init::run().unwrap_or_else(|error| {
         println!("guest-agent: {error:#}");
@@ -28,4 +36,5 @@ fn main() {
     // ends a VM started with -no-reboot.
     let Err(errno) = reboot(end);
     println!("guest-agent: {end:?}: {errno}");
+    ExitCode::FAILURE
 }

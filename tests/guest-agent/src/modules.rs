@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use guest_agent::{MODULE_DIR, MODULE_LIST};
+use guest_agent::{MODULE_ALIASES, MODULE_DIR, MODULE_LIST};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 
@@ -74,6 +75,42 @@ pub(crate) fn load(name: &str, params: &str) -> Result<Vec<String>> {
         }
     }
     Ok(loaded)
+}
+
+/// The module that goes by another name.
+fn aliased(name: &str) -> Option<String> {
+    let text = fs::read_to_string(MODULE_ALIASES).ok()?;
+    let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
+    pairs
+        .find(|(alias, _)| *alias == name)
+        .map(|(_, module)| module.to_owned())
+}
+
+/// `modprobe [-r] [-q] [--] NAME [PARAMETER...]`, with what it says and its
+/// exit code.
+pub(crate) fn modprobe(words: &[String]) -> ExitCode {
+    let (options, words): (Vec<&String>, Vec<&String>) =
+        words.iter().partition(|word| word.starts_with('-'));
+    let Some((name, params)) = words.split_first() else {
+        eprintln!("modprobe [-r] NAME [PARAMETER...]");
+        return ExitCode::from(2);
+    };
+    let params: Vec<&str> = params.iter().map(|word| word.as_str()).collect();
+    let done = if options.iter().any(|option| *option == "-r") {
+        unload(name)
+    } else {
+        let name = aliased(name).unwrap_or_else(|| (*name).clone());
+        load(&name, &params.join(" ")).map(drop)
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !options.iter().any(|option| *option == "-q") {
+                eprintln!("modprobe: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn load_one(name: &str, params: &str) -> Result<bool> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use guest_agent::{MODULE_DIR, MODULE_LIST};
+use guest_agent::{MODPROBE, MODULE_ALIASES, MODULE_DIR, MODULE_LIST};
 
 use super::cpio::Archive;
 use super::fetch::FetchArgs;
@@ -100,13 +100,18 @@ pub(super) fn build(dir: &VmDir, installation: &Installation, config: &VmConfig)
     // The kernel opens it for /init before anything is mounted.
     archive.device("dev/console", 0o600, (5, 1));
     archive.file("init", 0o755, &read(&build_agent()?)?);
-    let mut list = String::new();
+    archive.link(&format!("usr/sbin{MODPROBE}"), "/init");
+    let (mut list, mut aliases) = (String::new(), String::new());
     let folder = dir.join(&installation.kernel.modules);
     for module in modules::collect(&folder, &config.modules)?.values() {
         let path = format!("{MODULE_DIR}/{}.{}", module.name, module.extension);
         archive.file(&path, 0o644, &module.content);
         list.push_str(&format!("{}: {}\n", module.name, module.needs.join(" ")));
+        for alias in &module.aliases {
+            aliases.push_str(&format!("{alias} {}\n", module.name));
+        }
     }
+    archive.file(MODULE_ALIASES, 0o644, aliases.as_bytes());
     archive.file(MODULE_LIST, 0o644, list.as_bytes());
     for (in_guest, here) in &config.files {
         archive.file(&merged(in_guest), 0o755, &read(here)?);

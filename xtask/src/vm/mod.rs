@@ -65,7 +65,7 @@ pub enum VmAction {
     Fetch(FetchArgs),
     /// Run a named scenario; without a name, list them.
     Run(RunArgs),
-    /// Boot a guest with a busybox shell on this terminal.
+    /// Boot a guest with a VF of ours and a shell on this terminal.
     Shell(ShellArgs),
 }
 
@@ -88,9 +88,15 @@ pub struct RunArgs {
 /// Arguments of `vm shell`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ShellArgs {
-    /// Attach the vfio-user device served at this socket; may be repeated.
+    /// Give the guest the card's PF, for stock igb, instead of a VF.
+    #[arg(long, conflicts_with = "vfio_user")]
+    pub pf: bool,
+    /// Start no card: attach the vfio-user device served at this socket; may be repeated.
     #[arg(long, value_name = "SOCKET")]
     pub vfio_user: Vec<PathBuf>,
+    /// Put this Debian package into the guest, with what it needs; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub package: Vec<String>,
     /// Put this module into the guest, besides the usual ones; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub module: Vec<String>,

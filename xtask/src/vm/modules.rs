@@ -20,6 +20,8 @@ pub(super) struct Module {
     pub(super) extension: String,
     pub(super) content: Vec<u8>,
     pub(super) needs: Vec<String>,
+    /// Names without wildcards by which the kernel asks for it.
+    pub(super) aliases: Vec<String>,
 }
 
 /// `wanted` and what they depend on, by name. Modules built into the kernel
@@ -123,7 +125,13 @@ fn read(name: &str, path: &Path, extension: &str, listed: Option<&Vec<String>>) 
              this module folder"
         ),
     };
+    let aliases = entries(&content, "alias")
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|alias| !alias.contains(['*', '?', '[', ' ']))
+        .collect();
     Ok(Module {
+        aliases,
         name: name.to_owned(),
         extension: extension.to_owned(),
         content,
@@ -133,18 +141,19 @@ fn read(name: &str, path: &Path, extension: &str, listed: Option<&Vec<String>>) 
 
 /// The `depends=` entry of an ELF64 module's `.modinfo` section.
 fn dependencies(elf: &[u8]) -> Option<Vec<String>> {
+    let entry = entries(elf, "depends")?.into_iter().next()?;
+    let names = entry.split(',').filter(|name| !name.is_empty());
+    Some(names.map(canonical).collect())
+}
+
+/// All values of `key` in an ELF64 module's `.modinfo` section.
+fn entries(elf: &[u8], key: &str) -> Option<Vec<String>> {
     let modinfo = section(elf, b".modinfo")?;
-    let entry = modinfo
+    let start = format!("{key}=");
+    let values = modinfo
         .split(|&byte| byte == 0)
-        .find_map(|e| e.strip_prefix(b"depends="))?;
-    let names = std::str::from_utf8(entry).ok()?;
-    Some(
-        names
-            .split(',')
-            .filter(|name| !name.is_empty())
-            .map(canonical)
-            .collect(),
-    )
+        .filter_map(|entry| std::str::from_utf8(entry).ok()?.strip_prefix(&start));
+    Some(values.map(str::to_owned).collect())
 }
 
 /// Content of the section named `wanted` of a little-endian ELF64 file.
@@ -217,6 +226,11 @@ mod tests {
         let file = elf(b"license=GPL\0depends=i2c-algo-bit,dca\0name=igb\0");
         assert_eq!(dependencies(&file).unwrap(), ["i2c_algo_bit", "dca"]);
         assert!(dependencies(&elf(b"depends=\0")).unwrap().is_empty());
+        let file = elf(b"alias=rtnl-link-vlan\0depends=\0alias=pci:v*\0");
+        assert_eq!(
+            entries(&file, "alias").unwrap(),
+            ["rtnl-link-vlan", "pci:v*"]
+        );
     }
 
     #[test]

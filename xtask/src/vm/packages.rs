@@ -227,7 +227,9 @@ fn identity(name: &str, version: &str) -> String {
 
 /// Fetches `name` and what it depends on.
 fn fetch(dir: &VmDir, apt: &apt::Apt, name: &str) -> Result<Vec<String>> {
-    let wanted = apt.closure(RELEASE, name)?;
+    let mut wanted = apt.closure(RELEASE, name)?;
+    // Nothing is compiled in a guest.
+    wanted.retain(|(package, _)| package == name || !package.ends_with("-dev"));
     let missing: Vec<String> = wanted
         .iter()
         .filter(|(name, version)| !folder(dir, &identity(name, version)).is_dir())

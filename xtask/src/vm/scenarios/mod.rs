@@ -1,6 +1,7 @@
 //! The scenarios, one file each.
 
 mod boot;
+mod guest;
 mod igbvf;
 mod qemu_igb;
 
@@ -13,6 +14,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "boots the stock kernel to the agent, loads the 82576 drivers, switches off",
         smoke: true,
         run: boot::run,
+    },
+    Scenario {
+        name: "guest",
+        about: "tools, jobs, files and raw frames in a guest, which starts anew and is killed",
+        smoke: true,
+        run: guest::run,
     },
     Scenario {
         name: "qemu-igb",
