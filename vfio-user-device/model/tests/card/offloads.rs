@@ -234,3 +234,88 @@ fn a_rate_limit_holds_one_vf_back() {
     assert!((1200..=1260).contains(&limited), "{limited}");
     assert!(free > 3 * limited, "{free} in {sent} rounds");
 }
+
+#[test]
+fn sctp_has_its_crc() {
+    let mut w = World::open(2);
+    let mut sent = frame(mac_of(vf(1)), mac_of(vf(0)), 34);
+    sent[12..14].copy_from_slice(&igb::frame::ETHERTYPE_IPV4.to_be_bytes());
+    // RFC 3720, B.4: 32 bytes counting up have this CRC32c; its own field, where they would have 8 to
+    // 11, counts as 0.
+    sent.extend((0..32).map(|n| if (8..12).contains(&n) { 0xEE } else { n }));
+    let naive = |bytes: &[u8]| {
+        !bytes.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                crc >> 1 ^ if crc & 1 != 0 { 0x82F6_3B78 } else { 0 }
+            })
+        })
+    };
+    assert_eq!(naive(&(0..32).collect::<Vec<u8>>()), 0x46DD_794E);
+    let send = |w: &mut World, len: usize| {
+        let context = TxContext::new(0, 14, 20)
+            .with_options(ContextOptions::IPV4)
+            .with_l4(L4Type::Sctp, 12);
+        w.push_tx(vf(0), context.to_bytes());
+        let at = w.tx_buffer(vf(0));
+        w.poke(vf(0), at, &sent[..len]);
+        let data = TxData::new(at, len as u16, TxCommand::EOP | TxCommand::RS);
+        w.push_tx(vf(0), data.with_options(TxOptions::TXSM).to_bytes());
+        w.ring_tx(vf(0));
+        w.run();
+    };
+    send(&mut w, sent.len());
+    let got = w.take(vf(1)).remove(0);
+    let mut cleared = sent[34..].to_vec();
+    cleared[8..12].fill(0);
+    assert_eq!(got[42..46], naive(&cleared).to_le_bytes());
+    assert_eq!((&got[..42], &got[46..]), (&sent[..42], &sent[46..]));
+    send(&mut w, 34 + 11);
+    assert_eq!(w.dropped(vf(0), DropReason::BadChecksumContext), 1);
+}
+
+#[test]
+fn behind_an_outer_tag_the_inner_one_counts() {
+    let mut w = vlan_world();
+    let vet = Value::<VET>::default()
+        .with(VET::VET, igb::frame::ETHERTYPE_VLAN.into())
+        .with(VET::VET_EXT, igb::frame::ETHERTYPE_QINQ.into());
+    w.set(PF, vet);
+    let control = w.get::<CTRL_EXT>(PF).set(CTRL_EXT::EXT_VLAN);
+    w.set(PF, control);
+    let vmolr = w.get_at::<VMOLR>(PF, 1).set(VMOLR::STRVLAN);
+    w.set_at(PF, 1, vmolr);
+    let plain = frame(mac_of(vf(1)), mac_of(vf(0)), 100);
+    let outer = |frame: &[u8]| {
+        let mut bytes = tagged(frame, 0x0123);
+        bytes[12..14].copy_from_slice(&igb::frame::ETHERTYPE_QINQ.to_be_bytes());
+        bytes
+    };
+    let insert = |w: &mut World, frame: &[u8]| {
+        let context = TxContext::new(0, 18, 0).with_vlan_tag(0x6009);
+        w.push_tx(vf(0), context.to_bytes());
+        w.queue_tx(vf(0), frame, TxCommand::VLE);
+        w.ring_tx(vf(0));
+        w.run();
+    };
+    // The tag is inserted behind the outer one, by which the frame belongs to its VLAN, and stripped
+    // from there.
+    insert(&mut w, &outer(&plain));
+    let (done, data) = w.take_descriptor(vf(1)).unwrap();
+    assert_eq!((done.vlan_tag(), &data), (Some(0x6009), &outer(&plain)));
+    w.set_at(PF, 1, vmolr.clear(VMOLR::STRVLAN));
+    insert(&mut w, &outer(&plain));
+    assert_eq!(w.take(vf(1)), [outer(&tagged(&plain, 0x6009))]);
+    // A tag of the frame's own likewise; the VID of the outer one is nobody's.
+    w.send(vf(0), &outer(&tagged(&plain, 9)));
+    assert_eq!(w.take(vf(1)), [outer(&tagged(&plain, 9))]);
+    w.send(vf(0), &outer(&tagged(&plain, 10)));
+    assert!(w.take(vf(1)).is_empty());
+    let vmvir = Value::<VMVIR>::default()
+        .with(VMVIR::PORT_VLAN_ID, 9)
+        .with(VMVIR::VLANA, 1);
+    w.set_at(PF, 0, vmvir);
+    w.send(vf(0), &outer(&plain));
+    assert_eq!(w.take(vf(1)), [outer(&tagged(&plain, 9))]);
+    w.send(vf(0), &outer(&tagged(&plain, 9)));
+    assert_eq!(w.dropped(vf(0), DropReason::TagNotAllowed), 1);
+}
