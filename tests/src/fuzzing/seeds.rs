@@ -1,7 +1,7 @@
 //! Inputs that fuzzing begins with: for each target what well-behaved software does, and the entries
 //! of the attack catalogue that fit it.
 
-use igb::descriptor::{RxRead, TxCommand, TxData};
+use igb::descriptor::{ContextOptions, L4Type, RxRead, TxCommand, TxContext, TxData, TxOptions};
 use igb::mailbox::VfMessage;
 use igb::pci::{express, header, msix, offset, sriov};
 use igb::register::RegisterId;
@@ -457,6 +457,28 @@ fn transmit(function: FunctionId, frame: &[u8], address: u64) -> Vec<u8> {
     .concat()
 }
 
+/// A context, and a transmit descriptor of `length` bytes at 0x3000 that is carried out by it; the
+/// frame begins with `header`.
+fn by_context(
+    function: FunctionId,
+    context: TxContext,
+    (length, payload): (u16, u32),
+    command: TxCommand,
+    header: &[u8],
+) -> Vec<u8> {
+    let command = TxCommand::EOP | TxCommand::RS | TxCommand::IFCS | command;
+    let data = TxData::new(0x3000, length, command)
+        .with_payload_length(payload)
+        .with_options(TxOptions::IXSM | TxOptions::TXSM);
+    let descriptors = [context.raw(), data.raw()].concat();
+    let descriptors: Vec<u8> = descriptors.into_iter().flat_map(u64::to_le_bytes).collect();
+    [
+        memory(function, TX_RING as u16, &descriptors),
+        memory(function, 0x3000, header),
+    ]
+    .concat()
+}
+
 fn receive(function: FunctionId) -> Vec<u8> {
     let mut descriptors = Vec::new();
     for n in 0..8 {
@@ -485,6 +507,26 @@ pub fn bar_access() -> Seeds {
         ]
         .concat()
     };
+    let offload = |context, lengths, command| {
+        let broadcast = frame(MacAddress::new([0xFF; 6]), a);
+        [
+            begin(2),
+            pf_write::<igb::DTXCTL>(0, Value::RESET.set(igb::DTXCTL::MDP_EN)),
+            both.clone(),
+            by_context(vf0, context, lengths, command, &broadcast),
+            ring(vf0, 0),
+            RUN.to_vec(),
+            RUN.to_vec(),
+        ]
+        .concat()
+    };
+    let cut = |kind, length, mss| {
+        TxContext::new(0, 14, 20)
+            .with_options(ContextOptions::IPV4)
+            .with_l4(kind, length)
+            .with_mss(mss)
+    };
+    let (tse, none) = (TxCommand::TSE, TxCommand::empty());
     let doorbell = |value| vf_write(0, RegisterId::TDT, 0, value);
     let flr = config_operation(
         1,
@@ -546,6 +588,34 @@ pub fn bar_access() -> Seeds {
                 RUN.to_vec(),
             ]
             .concat(),
+        ),
+        (
+            "segmentation-tcp",
+            offload(cut(L4Type::Tcp, 20, 1000), (0xF00, 0xF00 - 54), tse),
+        ),
+        (
+            "segmentation-udp",
+            offload(
+                cut(L4Type::Udp, 8, 300),
+                (1000, 1000 - 42),
+                tse | TxCommand::VLE,
+            ),
+        ),
+        (
+            "segmentation-mss-1",
+            offload(cut(L4Type::Tcp, 20, 1), (0xF00, 0xF00 - 54), tse),
+        ),
+        (
+            "segmentation-mss-0",
+            offload(cut(L4Type::Tcp, 20, 0), (0xF00, 0xF00 - 54), tse),
+        ),
+        (
+            "segmentation-paylen",
+            offload(cut(L4Type::Tcp, 20, 100), (60, (1 << 18) - 1), tse),
+        ),
+        (
+            "checksum-sctp",
+            offload(cut(L4Type::Sctp, 12, 0), (200, 200), none),
         ),
         (
             "uplink",
