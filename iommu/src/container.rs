@@ -32,6 +32,17 @@ pub enum ContainerError {
     /// No I/O virtual addresses.
     #[error("no I/O virtual addresses for the buffer")]
     Iova(#[from] IovaError),
+    /// A function that cannot be reached at an address where the container has memory already.
+    #[error(
+        "the function cannot reach {size:#x} bytes at IOVA {iova:#x}, where the container has \
+         memory already; attach it first"
+    )]
+    OutOfReach {
+        /// First I/O virtual address.
+        iova: u64,
+        /// Bytes.
+        size: u64,
+    },
     /// A function did not take the mapping; none has it now.
     #[error("{size:#x} bytes at IOVA {iova:#x} could not be mapped for a function")]
     Map {
@@ -111,12 +122,25 @@ impl Container {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attach a function and map for it what the container holds. On failure it is not attached and
-    /// has no mapping.
+    /// Attach a function and map for it what the container holds; from now on addresses are only
+    /// given out that it can reach. On failure it is not attached and has no mapping.
     pub fn attach(&self, function: Arc<dyn Function>) -> Result<(), ContainerError> {
         let mut state = self.state();
         if state.position(&function).is_some() {
             return Err(ContainerError::AlreadyAttached);
+        }
+        let beyond = gaps(&function.iova_ranges());
+        for &Mapping { iova, size, .. } in &state.mappings {
+            let last = iova + (size - 1);
+            if beyond
+                .iter()
+                .any(|gap| iova <= *gap.end() && *gap.start() <= last)
+            {
+                return Err(ContainerError::OutOfReach { iova, size });
+            }
+        }
+        for gap in beyond {
+            state.iova.reserve(gap);
         }
         function.set_dma_handler(self.memory.clone());
         for mapping in &state.mappings {
@@ -183,7 +207,10 @@ impl Container {
             };
             self.memory.remove(iova);
             // One that refused has no mapping; of any other failure that is not known.
-            let refused = matches!(source, FunctionError::Refused { .. });
+            let refused = matches!(
+                source,
+                FunctionError::Refused { .. } | FunctionError::Limit { .. }
+            );
             let tried = if refused { done } else { done + 1 };
             if mapping.unmap_for(&state.functions[..tried]) {
                 state.release(iova, size);
@@ -209,6 +236,22 @@ impl Container {
             state.release(iova, mapping.size);
         }
     }
+}
+
+/// What lies between `ranges`, which are sorted.
+fn gaps(ranges: &[RangeInclusive<u64>]) -> Vec<RangeInclusive<u64>> {
+    let mut gaps = Vec::new();
+    let mut next = Some(0);
+    for range in ranges {
+        if let Some(first) = next
+            && first < *range.start()
+        {
+            gaps.push(first..=range.start() - 1);
+        }
+        next = next.and_then(|next| Some(next.max(range.end().checked_add(1)?)));
+    }
+    gaps.extend(next.map(|first| first..=u64::MAX));
+    gaps
 }
 
 /// Leave a function with nothing of a container's.
@@ -269,5 +312,24 @@ impl Mapping {
             }
         }
         clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_what_the_ranges_leave() {
+        let all = 0..=u64::MAX;
+        assert_eq!(gaps(std::slice::from_ref(&all)), []);
+        assert_eq!(gaps(&[]), [all]);
+        assert_eq!(
+            gaps(&[0x1000..=0x1FFF, 0x2000..=0x2FFF, 0x8000..=0xFFFF]),
+            [0..=0xFFF, 0x3000..=0x7FFF, 0x1_0000..=u64::MAX]
+        );
+        // One inside another.
+        assert_eq!(gaps(&[0..=0xFFFF, 0x10..=0x20]), [0x1_0000..=u64::MAX]);
+        assert_eq!(gaps(&[0x10..=u64::MAX, 0x20..=0x30]), [0..=0xF]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Drivers are written against [`Function`] alone; what stands behind it is in [`crate::backend`].
 
+use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -36,6 +37,16 @@ pub enum FunctionError {
     TimedOut {
         /// What was asked.
         operation: &'static str,
+    },
+    /// A limit of this system keeps it from being done; nothing was.
+    #[error("{operation} refused ({errno}): {mend}")]
+    Limit {
+        /// What was asked.
+        operation: &'static str,
+        /// The system's answer.
+        errno: Errno,
+        /// What the limit is, and how it is raised.
+        mend: String,
     },
     /// The transport failed in another way.
     #[error("{operation} failed in transport")]
@@ -139,6 +150,11 @@ pub trait Function: Send + Sync {
 
     /// Close every window.
     fn dma_unmap_all(&self) -> Result<(), FunctionError>;
+
+    /// The I/O virtual addresses at which windows can be opened, lowest first.
+    fn iova_ranges(&self) -> Vec<RangeInclusive<u64>> {
+        vec![0..=u64::MAX]
+    }
 
     /// Who answers the function's DMA by message, from now on.
     fn set_dma_handler(&self, handler: Arc<dyn DmaHandler>);

@@ -11,8 +11,6 @@
 //! Both sides: [`memory::SharedMemory`], which never hands out a reference to memory that somebody
 //! else can write, and [`interrupt`].
 
-#![forbid(unsafe_code)]
-
 pub mod address_space;
 pub mod backend;
 pub mod container;

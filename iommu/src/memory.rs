@@ -278,6 +278,12 @@ impl SharedMemory {
         self.file_offset().file().as_fd()
     }
 
+    /// Where in this process's address space the mapping begins; for the kernel, which opens the
+    /// memory to a device.
+    pub(crate) fn address(&self) -> u64 {
+        self.region.as_ptr() as u64
+    }
+
     /// Where in the file the mapping begins.
     pub fn fd_offset(&self) -> u64 {
         self.file_offset().start()

@@ -1,9 +1,24 @@
 //! What this crate needs of PCI Express configuration space: standard offsets, no device's own.
 //!
-//! PCI Express Base Specification 5.0, sections 7.6.3 (extended capability header) and 9.3.3
-//! (Single Root I/O Virtualization extended capability).
+//! PCI Express Base Specification 5.0, sections 7.5.1 (header), 7.5.2 (power management), 7.6.3
+//! (extended capability header) and 9.3.3 (Single Root I/O Virtualization extended capability).
 
 use std::fmt;
+
+/// Command, 16 bits.
+pub const COMMAND: u64 = 0x04;
+/// Status, 16 bits. No hypervisor keeps a copy of it: reading it asks the device.
+pub const STATUS: u64 = 0x06;
+/// Capabilities Pointer, 8 bits.
+pub const CAPABILITIES_POINTER: u64 = 0x34;
+/// Command: Memory Space Enable.
+pub const COMMAND_MEMORY: u16 = 1 << 1;
+/// Status: there is a list of capabilities.
+pub const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// Identity of the power management capability.
+pub const POWER_MANAGEMENT_ID: u8 = 0x01;
+/// Power management capability: Control/Status, relative to it; the power state is in bits 1:0.
+pub const POWER_CONTROL: u64 = 0x04;
 
 /// Where extended capabilities begin; everything below is the legacy configuration space.
 pub const EXTENDED_CAPABILITIES: u64 = 0x100;

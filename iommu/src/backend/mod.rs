@@ -15,9 +15,11 @@
 //! overrides `sriov_configure`.
 
 mod in_process;
+pub mod kernel;
 mod open;
 mod vfio_user;
 
 pub use self::in_process::InProcess;
+pub use self::kernel::KernelVfio;
 pub use self::open::{OpenError, Place};
 pub use self::vfio_user::VfioUser;

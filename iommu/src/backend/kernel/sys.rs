@@ -1,0 +1,377 @@
+//! The system calls of kernel VFIO that `vfio-ioctls` lacks, or does without telling why they failed.
+//!
+//! `vfio-ioctls` opens and checks the container and unmaps; its `VfioDevice` is not used: it takes
+//! no VF token, reads and writes without reporting an error, and panics when the device has gone.
+//! Numbers and layouts are those of `linux/vfio.h`.
+
+use std::ffi::CStr;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use vfio_bindings::bindings::vfio as kernel;
+use vfio_ioctls::VfioContainer;
+use vfio_user::device::DmaAccess;
+use vm_memory::{MmapRegion, VolatileMemory};
+use zerocopy::IntoBytes;
+
+use crate::memory::SharedMemory;
+
+/// Number of the first of them; none encodes a size.
+const fn number(n: u32) -> libc::Ioctl {
+    nix::request_code_none!(kernel::VFIO_TYPE, kernel::VFIO_BASE + n)
+}
+
+nix::ioctl_write_int_bad!(set_iommu, number(2));
+nix::ioctl_read_bad!(group_get_status, number(3), kernel::vfio_group_status);
+nix::ioctl_write_ptr_bad!(group_set_container, number(4), RawFd);
+nix::ioctl_write_ptr_bad!(group_get_device_fd, number(6), libc::c_char);
+nix::ioctl_readwrite_bad!(device_get_info, number(7), kernel::vfio_device_info);
+nix::ioctl_readwrite_bad!(device_get_region_info, number(8), kernel::vfio_region_info);
+nix::ioctl_readwrite_bad!(device_get_irq_info, number(9), kernel::vfio_irq_info);
+nix::ioctl_write_ptr_bad!(device_set_irqs, number(10), kernel::vfio_irq_set);
+nix::ioctl_none_bad!(device_reset, number(11));
+nix::ioctl_readwrite_bad!(iommu_get_info, number(12), kernel::vfio_iommu_type1_info);
+nix::ioctl_write_ptr_bad!(iommu_map_dma, number(13), kernel::vfio_iommu_type1_dma_map);
+
+/// A description that outgrows this is none of a PCI function or of an I/O MMU.
+const MOST: u32 = 64 << 10;
+
+/// `argsz` of a structure.
+fn argsz<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
+/// The container's descriptor.
+pub(super) fn borrow(container: &VfioContainer) -> BorrowedFd<'_> {
+    // SAFETY: the container owns the descriptor for as long as the borrow of it lasts.
+    unsafe { BorrowedFd::borrow_raw(container.as_raw_fd()) }
+}
+
+/// Flags of a group.
+pub(super) fn group_flags(group: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut status = kernel::vfio_group_status {
+        argsz: argsz::<kernel::vfio_group_status>(),
+        flags: 0,
+    };
+    // SAFETY: the kernel writes at most `argsz` bytes, which `status` has, and it lives meanwhile.
+    unsafe { group_get_status(group.as_raw_fd(), &raw mut status) }?;
+    Ok(status.flags)
+}
+
+/// Put a group into a container.
+pub(super) fn join(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> Result<(), Errno> {
+    let container = container.as_raw_fd();
+    // SAFETY: the kernel reads one descriptor number, which lives through the call.
+    unsafe { group_set_container(group.as_raw_fd(), &raw const container) }.map(drop)
+}
+
+/// Choose the container's kind of I/O MMU: type 1, version 2.
+pub(super) fn choose_type1v2(container: BorrowedFd<'_>) -> Result<(), Errno> {
+    let kind = kernel::VFIO_TYPE1v2_IOMMU.cast_signed();
+    // SAFETY: the argument is a number, no address.
+    unsafe { set_iommu(container.as_raw_fd(), kind) }.map(drop)
+}
+
+/// The device that `name` names: its address, and options after it.
+pub(super) fn device(group: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    // SAFETY: `name` ends with a NUL byte and lives through the call, which only reads it.
+    let fd = unsafe { group_get_device_fd(group.as_raw_fd(), name.as_ptr()) }?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Flags and counts of a device.
+pub(super) fn device_info(device: BorrowedFd<'_>) -> Result<kernel::vfio_device_info, Errno> {
+    let mut info = kernel::vfio_device_info {
+        argsz: argsz::<kernel::vfio_device_info>(),
+        ..Default::default()
+    };
+    // SAFETY: the kernel writes at most `argsz` bytes, which `info` has, and it lives meanwhile.
+    unsafe { device_get_info(device.as_raw_fd(), &raw mut info) }?;
+    Ok(info)
+}
+
+/// Flags and count of an interrupt index.
+pub(super) fn irq_info(device: BorrowedFd<'_>, index: u32) -> Result<(u32, u32), Errno> {
+    let mut info = kernel::vfio_irq_info {
+        argsz: argsz::<kernel::vfio_irq_info>(),
+        index,
+        ..Default::default()
+    };
+    // SAFETY: the kernel writes at most `argsz` bytes, which `info` has, and it lives meanwhile.
+    unsafe { device_get_irq_info(device.as_raw_fd(), &raw mut info) }?;
+    Ok((info.flags, info.count))
+}
+
+/// Ask with room for the fixed part, then with as much room as the kernel says it needs. The words
+/// begin with `argsz`, whatever is asked for, and are no fewer than that.
+fn described(
+    fixed: u32,
+    index: Option<u32>,
+    mut ask: impl FnMut(&mut [u64]) -> Result<(), Errno>,
+) -> Result<Vec<u8>, Errno> {
+    let mut room = fixed;
+    for _ in 0..3 {
+        // Words of 8 bytes, as the structures are aligned.
+        let mut words = vec![0_u64; room.div_ceil(8) as usize];
+        let bytes = words.as_mut_bytes();
+        bytes[..4].copy_from_slice(&room.to_ne_bytes());
+        if let Some(index) = index {
+            bytes[8..12].copy_from_slice(&index.to_ne_bytes());
+        }
+        ask(&mut words)?;
+        let bytes = words.as_bytes();
+        let need = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        if need <= room {
+            return Ok(bytes[..room as usize].to_vec());
+        }
+        if need > MOST {
+            break;
+        }
+        room = need;
+    }
+    Err(Errno::E2BIG)
+}
+
+/// A region's description with its capabilities, as the kernel lays it out.
+pub(super) fn region_info(device: BorrowedFd<'_>, index: u32) -> Result<Vec<u8>, Errno> {
+    let fd = device.as_raw_fd();
+    described(argsz::<kernel::vfio_region_info>(), Some(index), |words| {
+        // SAFETY: `words` has the `argsz` bytes that stand at its beginning, aligned to 8, and the
+        // kernel writes no more than that.
+        unsafe { device_get_region_info(fd, words.as_mut_ptr().cast()) }.map(drop)
+    })
+}
+
+/// The container's description with its capabilities, as the kernel lays it out.
+pub(super) fn iommu_info(container: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let fd = container.as_raw_fd();
+    described(argsz::<kernel::vfio_iommu_type1_info>(), None, |words| {
+        // SAFETY: as in `region_info`.
+        unsafe { iommu_get_info(fd, words.as_mut_ptr().cast()) }.map(drop)
+    })
+}
+
+/// What SET_IRQS carries after its fixed part.
+pub(super) enum Vectors<'a> {
+    /// The action holds for the index as a whole.
+    None,
+    /// The vectors for which the action holds.
+    Flags(&'a [bool]),
+    /// An eventfd for each; `None` takes one away.
+    Eventfds(&'a [Option<BorrowedFd<'a>>]),
+}
+
+/// The request in words, as the kernel reads it.
+fn irq_words(action: u32, index: u32, start: u32, vectors: &Vectors<'_>) -> Vec<u32> {
+    let (kind, count, data) = match vectors {
+        Vectors::None => (kernel::VFIO_IRQ_SET_DATA_NONE, 0, Vec::new()),
+        Vectors::Flags(flags) => {
+            let bytes: Vec<u8> = flags.iter().map(|&flag| flag.into()).collect();
+            let words = bytes.chunks(4).map(|chunk| {
+                let mut word = [0; 4];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u32::from_ne_bytes(word)
+            });
+            (
+                kernel::VFIO_IRQ_SET_DATA_BOOL,
+                flags.len(),
+                words.collect::<Vec<_>>(),
+            )
+        }
+        Vectors::Eventfds(fds) => {
+            let number = |fd: &Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
+            let words = fds.iter().map(|fd| number(fd).cast_unsigned());
+            (
+                kernel::VFIO_IRQ_SET_DATA_EVENTFD,
+                fds.len(),
+                words.collect(),
+            )
+        }
+    };
+    let size = argsz::<kernel::vfio_irq_set>() + 4 * data.len() as u32;
+    let mut words = vec![size, kind | action, index, start, count as u32];
+    words.extend(data);
+    words
+}
+
+/// Change vectors of an interrupt index.
+pub(super) fn set_irqs(
+    device: BorrowedFd<'_>,
+    action: u32,
+    index: u32,
+    start: u32,
+    vectors: &Vectors<'_>,
+) -> Result<(), Errno> {
+    let words = irq_words(action, index, start, vectors);
+    // SAFETY: the words are a vfio_irq_set with its data, `argsz` bytes long, aligned to 4, and only
+    // read; the descriptors in it are borrowed until the call has returned.
+    unsafe { device_set_irqs(device.as_raw_fd(), words.as_ptr().cast()) }.map(drop)
+}
+
+/// Reset the function.
+pub(super) fn reset(device: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: there is no argument.
+    unsafe { device_reset(device.as_raw_fd()) }.map(drop)
+}
+
+/// Open `memory` to the container's devices at `iova`.
+pub(super) fn map(
+    container: BorrowedFd<'_>,
+    iova: u64,
+    memory: &SharedMemory,
+    access: DmaAccess,
+) -> Result<(), Errno> {
+    let mut flags = 0;
+    if access.contains(DmaAccess::READ) {
+        flags |= kernel::VFIO_DMA_MAP_FLAG_READ;
+    }
+    if access.contains(DmaAccess::WRITE) {
+        flags |= kernel::VFIO_DMA_MAP_FLAG_WRITE;
+    }
+    let request = kernel::vfio_iommu_type1_dma_map {
+        argsz: argsz::<kernel::vfio_iommu_type1_dma_map>(),
+        flags,
+        vaddr: memory.address(),
+        iova,
+        size: memory.len() as u64,
+    };
+    // SAFETY: `request` is whole and only read. It opens memory that this process uses by copies and
+    // atomics alone (SharedMemory has no other access), so that a device may write it at any time.
+    // The kernel holds the pages for as long as the mapping lasts, even if `memory` goes before.
+    unsafe { iommu_map_dma(container.as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// Registers of a device in this process's address space. Loads and stores of 1, 2, 4 and 8 bytes
+/// reach the device as such; there is no other access.
+#[derive(Debug)]
+pub(super) struct Registers {
+    region: MmapRegion<()>,
+}
+
+impl Registers {
+    /// Map `size` bytes at `offset` of a device.
+    pub(super) fn map(device: BorrowedFd<'_>, offset: u64, size: usize) -> Result<Self, Errno> {
+        let length = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory there is.
+        let at = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, device, offset) }?;
+        // SAFETY: the mapping just made has `size` bytes from `at` on, and stays until the drop below.
+        let region = unsafe {
+            let (access, flags) = (access.bits(), MapFlags::MAP_SHARED.bits());
+            MmapRegion::build_raw(at.as_ptr().cast(), size, access, flags)
+        };
+        let region = region.map_err(|_| Errno::EINVAL)?;
+        Ok(Self { region })
+    }
+
+    /// Load `data.len()` bytes at `offset`, if that is one access that fits.
+    pub(super) fn load(&self, offset: usize, data: &mut [u8]) -> Option<()> {
+        let order = Ordering::Acquire;
+        match data.len() {
+            1 => data.copy_from_slice(&self.cell::<AtomicU8>(offset)?.load(order).to_ne_bytes()),
+            2 => data.copy_from_slice(&self.cell::<AtomicU16>(offset)?.load(order).to_ne_bytes()),
+            4 => data.copy_from_slice(&self.cell::<AtomicU32>(offset)?.load(order).to_ne_bytes()),
+            8 => data.copy_from_slice(&self.cell::<AtomicU64>(offset)?.load(order).to_ne_bytes()),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Store `data` at `offset`, if that is one access that fits.
+    pub(super) fn store(&self, offset: usize, data: &[u8]) -> Option<()> {
+        let order = Ordering::Release;
+        match *data {
+            [a] => self.cell::<AtomicU8>(offset)?.store(a, order),
+            [a, b] => {
+                let value = u16::from_ne_bytes([a, b]);
+                self.cell::<AtomicU16>(offset)?.store(value, order);
+            }
+            [a, b, c, d] => {
+                let value = u32::from_ne_bytes([a, b, c, d]);
+                self.cell::<AtomicU32>(offset)?.store(value, order);
+            }
+            _ => {
+                let value = u64::from_ne_bytes(data.try_into().ok()?);
+                self.cell::<AtomicU64>(offset)?.store(value, order);
+            }
+        }
+        Some(())
+    }
+
+    fn cell<T: vm_memory::AtomicInteger>(&self, offset: usize) -> Option<&T> {
+        self.region.get_atomic_ref(offset).ok()
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        let (at, size) = (self.region.as_ptr(), self.region.size());
+        if let Some(at) = NonNull::new(at.cast()) {
+            // SAFETY: `map` made exactly this mapping, and nothing can reach into it any more.
+            let unmapped = unsafe { munmap(at, size) };
+            if let Err(errno) = unmapped {
+                log::error!("registers stay mapped: {errno}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn interrupt_requests_are_laid_out_as_the_kernel_reads_them() {
+        let trigger = kernel::VFIO_IRQ_SET_ACTION_TRIGGER;
+        assert_eq!(
+            irq_words(trigger, 2, 0, &Vectors::None),
+            [20, 0x21, 2, 0, 0]
+        );
+        let file = std::io::stderr();
+        let fds = [Some(file.as_fd()), None];
+        assert_eq!(
+            irq_words(trigger, 2, 1, &Vectors::Eventfds(&fds)),
+            [28, 0x24, 2, 1, 2, 2, u32::MAX]
+        );
+        let flags = [true, false, true, true, false, true];
+        let words = irq_words(
+            kernel::VFIO_IRQ_SET_ACTION_MASK,
+            0,
+            3,
+            &Vectors::Flags(&flags),
+        );
+        assert_eq!(words[..5], [28, 0x0A, 0, 3, 6]);
+        assert_eq!(words[5].to_ne_bytes(), [1, 0, 1, 1]);
+        assert_eq!(words[6].to_ne_bytes(), [0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_description_is_asked_for_until_it_fits() {
+        let answer = |need: fn(u32) -> u32| {
+            move |words: &mut [u64]| {
+                let bytes = words.as_mut_bytes();
+                let room = u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes"));
+                assert_eq!(bytes.len(), room.next_multiple_of(8) as usize);
+                bytes[..4].copy_from_slice(&need(room).to_ne_bytes());
+                Ok(())
+            }
+        };
+        let fits = described(24, Some(7), answer(|_| 52)).expect("an answer");
+        assert_eq!(fits.len(), 52);
+        assert_eq!(fits[8..12], 7_u32.to_ne_bytes());
+        for need in [|room| room + 8, |_| u32::MAX] {
+            assert_eq!(described(24, None, answer(need)), Err(Errno::E2BIG));
+        }
+        let refused = described(24, None, |_| Err(Errno::EINVAL));
+        assert_eq!(refused, Err(Errno::EINVAL));
+    }
+}

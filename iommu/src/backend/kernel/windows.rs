@@ -1,0 +1,106 @@
+//! The DMA windows of a container, with the memory that each keeps mapped in this process.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+
+use crate::memory::SharedMemory;
+
+/// By first address; no two overlap.
+#[derive(Debug, Default)]
+pub(super) struct Windows(BTreeMap<u64, SharedMemory>);
+
+fn last(first: u64, memory: &SharedMemory) -> u64 {
+    first + (memory.len() as u64 - 1)
+}
+
+impl Windows {
+    /// Whether a window touches `first ..= last`.
+    pub(super) fn overlap(&self, first: u64, end: u64) -> bool {
+        let below = self.0.range(..=end).next_back();
+        below.is_some_and(|(&at, memory)| last(at, memory) >= first)
+    }
+
+    pub(super) fn insert(&mut self, first: u64, memory: SharedMemory) {
+        self.0.insert(first, memory);
+    }
+
+    pub(super) fn remove(&mut self, first: u64) {
+        self.0.remove(&first);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The windows inside `first ..= end`, each with its size.
+    ///
+    /// # Errors
+    /// `EINVAL`: a window reaches over an end of the range; `ENOENT`: there is none in it.
+    pub(super) fn inside(&self, first: u64, end: u64) -> Result<Vec<(u64, usize)>, Errno> {
+        let cut = |(&at, memory): (&u64, &SharedMemory)| at < first && last(at, memory) >= first;
+        if self.0.range(..first).next_back().is_some_and(cut) {
+            return Err(Errno::EINVAL);
+        }
+        let inside: Vec<(u64, usize)> = self
+            .0
+            .range(first..=end)
+            .map(|(&at, memory)| (at, memory.len()))
+            .collect();
+        match self.0.range(..=end).next_back() {
+            _ if inside.is_empty() => Err(Errno::ENOENT),
+            Some((&at, memory)) if last(at, memory) > end => Err(Errno::EINVAL),
+            _ => Ok(inside),
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<(u64, usize)> {
+        self.0
+            .iter()
+            .map(|(&at, memory)| (at, memory.len()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_names_whole_windows_only() {
+        let mut windows = Windows::default();
+        for (first, size) in [(0x1000, 0x1000), (0x2000, 0x2000), (0x8000, 0x1000)] {
+            let memory = SharedMemory::create_sealed("window", size).expect("memory");
+            assert!(!windows.overlap(first, first + (size as u64 - 1)));
+            windows.insert(first, memory);
+        }
+        assert!(windows.overlap(0x3FFF, 0x3FFF));
+        assert!(windows.overlap(0, u64::MAX));
+        assert!(!windows.overlap(0x4000, 0x7FFF));
+        assert!(!windows.overlap(0, 0xFFF));
+
+        assert_eq!(windows.inside(0x1000, 0x1FFF), Ok(vec![(0x1000, 0x1000)]));
+        let both = vec![(0x1000, 0x1000), (0x2000, 0x2000)];
+        assert_eq!(windows.inside(0, 0x7FFF), Ok(both));
+        assert_eq!(
+            windows.inside(0, 0x2FFF),
+            Err(Errno::EINVAL),
+            "cuts the last"
+        );
+        assert_eq!(
+            windows.inside(0x3000, 0x9000),
+            Err(Errno::EINVAL),
+            "cuts the first"
+        );
+        assert_eq!(
+            windows.inside(0x2800, 0x2FFF),
+            Err(Errno::EINVAL),
+            "lies in one"
+        );
+        assert_eq!(windows.inside(0x4000, 0x7FFF), Err(Errno::ENOENT));
+        assert_eq!(windows.inside(0x9000, u64::MAX), Err(Errno::ENOENT));
+        assert_eq!(windows.inside(0, u64::MAX).map(|all| all.len()), Ok(3));
+        windows.remove(0x2000);
+        assert_eq!(windows.all(), [(0x1000, 0x1000), (0x8000, 0x1000)]);
+    }
+}
