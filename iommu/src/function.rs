@@ -144,8 +144,8 @@ pub trait Function: Send + Sync {
         file: Option<(BorrowedFd<'_>, u64)>,
     ) -> Result<(), FunctionError>;
 
-    /// Close every window inside `iova .. iova + size`; no DMA into them is in flight afterwards.
-    /// One that reaches over an end of the range is `EINVAL`, and closes none.
+    /// Close every window inside `iova .. iova + size`, if there are any; no DMA into them is in
+    /// flight afterwards. One that reaches over an end of the range is `EINVAL`, and closes none.
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError>;
 
     /// Close every window.

@@ -212,8 +212,8 @@ pub trait Device: Send + Sync {
     /// Close every window inside `iova .. iova + size`; returns when no DMA into them is in flight.
     ///
     /// The specification has a client name exactly one window. QEMU behind an emulated I/O MMU names
-    /// ranges that hold many, as kernel VFIO lets it. `EINVAL` if a window reaches over an end of
-    /// the range, and then none is closed; `ENOENT` if there is none in it.
+    /// ranges that hold many, or none, as kernel VFIO lets it. `EINVAL` if a window reaches over an
+    /// end of the range, and then none is closed.
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), Errno>;
 
     /// Close every window.

@@ -264,14 +264,13 @@ impl AddressSpace {
     }
 
     /// Close every window inside `iova .. iova + size`: usually one, but a client behind an I/O MMU
-    /// of its own takes many back at once, as a kernel's container lets it. When this returns, no
-    /// access to them is in flight.
+    /// of its own takes many back at once, or sweeps ranges where there is none, as a kernel's
+    /// container lets it. When this returns, no access to them is in flight.
     ///
     /// # Errors
-    /// `EINVAL`: a window reaches over an end of the range, and none is closed; `ENOENT`: there is
-    /// no window in it.
+    /// `EINVAL`: no bytes, or the range wraps; a window reaches over an end of it, and none is closed.
     pub fn unmap(&self, iova: u64, size: u64) -> Result<(), Errno> {
-        let last = last_address(iova, size).ok_or(Errno::ENOENT)?;
+        let last = last_address(iova, size).ok_or(Errno::EINVAL)?;
         let mut files = self.files();
         let closed = self.change().remove(iova, last)?;
         for window in closed {

@@ -72,19 +72,17 @@ impl Windows {
         self.0.insert(index, window);
     }
 
-    /// Remove every window inside `first ..= last`.
+    /// Remove every window inside `first ..= last`, if there are any.
     ///
     /// # Errors
-    /// `EINVAL`: a window reaches over an end of the range, and nothing is removed; `ENOENT`: there
-    /// is no window in it.
+    /// `EINVAL`: a window reaches over an end of the range, and nothing is removed.
     pub(super) fn remove(&mut self, first: u64, last: u64) -> Result<Vec<Window>, Errno> {
         let start = self.0.partition_point(|window| window.last < first);
         let end = self.0.partition_point(|window| window.first <= last);
-        match self.0.get(start..end) {
-            None | Some([]) => Err(Errno::ENOENT),
-            Some([head, ..]) if head.first < first => Err(Errno::EINVAL),
-            Some([.., tail]) if tail.last > last => Err(Errno::EINVAL),
-            Some(_) => Ok(self.0.drain(start..end).collect()),
+        match &self.0[start..end] {
+            [head, ..] if head.first < first => Err(Errno::EINVAL),
+            [.., tail] if tail.last > last => Err(Errno::EINVAL),
+            _ => Ok(self.0.drain(start..end).collect()),
         }
     }
 }
