@@ -38,7 +38,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The PF: vfio-user:SOCKET
+    /// The PF: vfio-user:SOCKET, or vfio:0000:BB:DD.F[,vf_token=UUID] on the kernel's VFIO
     #[arg(long, value_name = "DEVICE")]
     device: Place,
     /// The mediator's --pf-socket; without one no VF has a channel unless the card's mailbox is open

@@ -37,7 +37,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The VF: vfio-user:SOCKET
+    /// The VF: vfio-user:SOCKET, or vfio:0000:BB:DD.F[,vf_token=UUID] on the kernel's VFIO
     #[arg(long, value_name = "DEVICE")]
     device: Place,
     /// The way to the PF
