@@ -6,6 +6,8 @@
 //! client go (see [`crate::message_dma`]).
 
 mod clients;
+mod faults;
+mod messages;
 
 use std::array;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +19,8 @@ use igb::FunctionId;
 use igb::function::FUNCTION_COUNT;
 use igb::pci::{command, header};
 use igb_model::{
-    CardRegion, CardSettings, Config, Control, DataPath, Effects, FunctionSet, Snapshot,
+    CardRegion, CardSettings, Config, Control, DataPath, Effects, FunctionSet, MailboxMode,
+    Snapshot,
 };
 use iommu::interrupt::InterruptError;
 use vfio_user::device::Device;
@@ -27,12 +30,15 @@ use crate::data_lock::{DataGuard, DataLock};
 use crate::function::CardFunction;
 use crate::host::{BurstHost, RegisterHost, Views};
 use crate::incidents::Incidents;
+use crate::inject::{InjectSpec, TooManyRules};
 use crate::kick::Kick;
 use crate::names::function_name;
 use crate::options::CardOptions;
-use crate::trace::{AccessRecord, Tracer};
+use crate::rounds::Rounds;
+use crate::trace::EventRecord;
 use crate::uplink::{Uplink, UplinkError};
 use crate::view::View;
+use crate::watch::Watch;
 use crate::{lock, worker};
 
 /// Why a card could not be made.
@@ -44,6 +50,9 @@ pub enum CardError {
     /// No eventfd for the worker.
     #[error("cannot set the card's worker up: {0}")]
     Kick(#[from] InterruptError),
+    /// More faults than the card keeps.
+    #[error(transparent)]
+    Inject(#[from] TooManyRules),
     /// No worker thread.
     #[error("cannot start the card's worker thread: {0}")]
     Worker(std::io::Error),
@@ -72,9 +81,10 @@ pub(crate) struct CardState {
     tap: Option<CaptureTap>,
     pub(crate) capture: Option<Arc<Capture>>,
     first_interface: u32,
-    tracer: Option<Tracer>,
-    started: Instant,
+    pub(crate) watch: Watch,
+    mailbox: MailboxMode,
     pub(crate) kick: Kick,
+    pub(crate) rounds: Rounds,
     pub(crate) linger: Duration,
     pf_grace: Duration,
     /// When the VFs go, if no client of the PF has come by then.
@@ -100,6 +110,15 @@ struct Aftermath {
 impl Card {
     /// A card after power-up, with its worker running.
     pub fn new(options: CardOptions) -> Result<Arc<Self>, CardError> {
+        let uplink = options.uplink.open()?;
+        Self::with_uplink(options, uplink)
+    }
+
+    /// A card after power-up whose cable is `uplink`, whatever the options say.
+    pub fn with_uplink(
+        options: CardOptions,
+        uplink: Box<dyn Uplink>,
+    ) -> Result<Arc<Self>, CardError> {
         let prefix = options.prefix();
         let mut control = Control::new(CardSettings {
             mac: options.mac,
@@ -113,13 +132,14 @@ impl Card {
         let state = Arc::new(CardState {
             data: DataLock::new(data),
             views: ids.map(|id| View::new(id, options.doorbells.of(id))),
-            uplink: options.uplink.open()?,
+            uplink,
             tap: options.capture.as_ref().map(|capture| capture.tap()),
             capture: options.capture.clone(),
             first_interface: (options.index * crate::INTERFACES_PER_CARD) as u32,
-            tracer: options.trace.as_ref().map(|trace| trace.tracer(&prefix)),
-            started: Instant::now(),
+            watch: Watch::new(options.trace.as_ref().map(|trace| trace.tracer(&prefix))),
+            mailbox: options.mailbox,
             kick: Kick::new()?,
+            rounds: Rounds::default(),
             linger: options.linger,
             control: Mutex::new(control),
             pf_grace: options.pf_grace,
@@ -130,6 +150,9 @@ impl Card {
             stopping: AtomicBool::new(false),
             prefix,
         });
+        for spec in &options.inject {
+            state.watch.injector.add(*spec, Duration::ZERO)?;
+        }
         let worker = thread::Builder::new()
             .name(format!("worker{}", options.index))
             .spawn({
@@ -164,6 +187,24 @@ impl Card {
         self.state.set_link(up);
     }
 
+    /// Let something go wrong from now on; the number of the rule, for [`Self::stop_injecting`].
+    pub fn inject(&self, spec: InjectSpec) -> Result<u32, TooManyRules> {
+        let id = self.state.watch.injector.add(spec, self.state.elapsed())?;
+        // The rule may have a time of its own.
+        self.state.kick.ring();
+        Ok(id)
+    }
+
+    /// Forget a rule, or all of them. Faults that have been put off still come.
+    pub fn stop_injecting(&self, rule: Option<u32>) {
+        self.state.watch.injector.remove(rule);
+    }
+
+    /// How many faults were injected by the rules that are there.
+    pub fn injected(&self) -> u64 {
+        self.state.watch.injector.struck()
+    }
+
     /// Whether a client is connected to a function.
     pub fn is_connected(&self, function: FunctionId) -> bool {
         self.state.view(function).is_connected()
@@ -174,6 +215,11 @@ impl Card {
         for view in &self.state.views {
             view.interrupts.request_release();
         }
+    }
+
+    /// Wait until everything is counted that the card has done so far.
+    pub fn settle(&self) {
+        self.state.rounds.wait(&self.state.kick);
     }
 
     /// Counters of every port.
@@ -204,26 +250,26 @@ impl CardState {
 
     /// Since the card started.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        self.watch.elapsed()
     }
 
     /// The card's clock.
     pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        faults::nanos(self.elapsed())
     }
 
     pub(crate) fn at(&self, instant: Instant) -> u64 {
-        let since = instant.saturating_duration_since(self.started);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        faults::nanos(self.watch.at(instant))
     }
 
     pub(crate) fn registers(&self) -> RegisterHost<'_> {
-        RegisterHost { views: &self.views }
+        RegisterHost::new(&self.views, &self.watch, &self.kick)
     }
 
     pub(crate) fn burst(&self) -> BurstHost<'_> {
         BurstHost::new(
             &self.views,
+            &self.watch,
             &*self.uplink,
             self.tap.as_ref(),
             self.first_interface,
@@ -241,6 +287,7 @@ impl CardState {
         (region, offset): (CardRegion, u64),
         data: &mut [u8],
     ) {
+        self.before_access((function, incarnation), region);
         let after = {
             let mut control = lock(&self.control);
             if self.view(function).incarnation() != incarnation {
@@ -250,7 +297,8 @@ impl CardState {
             let mut host = self.registers();
             control.advance(self.now(), &mut host);
             let effects = control.read(function, region, offset, data, &mut host);
-            self.trace(function, false, (region, offset), data);
+            self.after_read(function, (region, offset), data);
+            self.watch.access(function, false, (region, offset), data);
             self.conclude(&mut control, effects, FunctionSet::EMPTY)
         };
         self.settle(Some(function), after);
@@ -263,6 +311,7 @@ impl CardState {
         (region, offset): (CardRegion, u64),
         data: &[u8],
     ) {
+        self.before_access((function, incarnation), region);
         let configures = region == CardRegion::Config;
         let _change = (configures && !function.is_vf()).then(|| lock(&self.vf_change));
         let after = {
@@ -272,8 +321,12 @@ impl CardState {
             }
             let mut host = self.registers();
             control.advance(self.now(), &mut host);
+            // Before what it sets off.
+            self.watch.access(function, true, (region, offset), data);
             let effects = control.write(function, region, offset, data, &mut host);
-            self.trace(function, true, (region, offset), data);
+            if self.watch.is_traced() {
+                self.trace_message(&mut control, function, (region, offset), data);
+            }
             let configured = if configures {
                 FunctionSet::only(function)
             } else {
@@ -286,6 +339,12 @@ impl CardState {
 
     /// Reset a function for its client.
     pub(crate) fn reset(self: &Arc<Self>, (function, incarnation): (FunctionId, u64)) {
+        self.watch
+            .event(Some(function), || EventRecord::ResetRequested);
+        self.reset_function((function, incarnation));
+    }
+
+    fn reset_function(self: &Arc<Self>, (function, incarnation): (FunctionId, u64)) {
         let _change = (!function.is_vf()).then(|| lock(&self.vf_change));
         let after = {
             let mut control = lock(&self.control);
@@ -294,7 +353,6 @@ impl CardState {
             }
             let mut host = self.registers();
             control.advance(self.now(), &mut host);
-            self.trace_event(Some(function), || "RESET".to_owned());
             let effects = control.reset_function(function, &mut host);
             self.conclude(&mut control, effects, FunctionSet::only(function))
         };
@@ -306,7 +364,7 @@ impl CardState {
             let mut control = lock(&self.control);
             let mut host = self.registers();
             control.advance(self.now(), &mut host);
-            self.trace_event(None, || format!("link {}", if up { "up" } else { "down" }));
+            self.watch.event(None, || EventRecord::Link(up));
             let effects = control.set_link(up, &mut host);
             self.conclude(&mut control, effects, FunctionSet::EMPTY)
         };
@@ -344,6 +402,10 @@ impl CardState {
                 }
             }
         }
+        for function in effects.reset_done.iter() {
+            self.watch.event(Some(function), || EventRecord::ResetDone);
+        }
+        self.watch.injector.forget(effects.reset_done.union(left));
         let mut bus_master = [None; FUNCTION_COUNT];
         for function in configured.union(effects.reset_done).iter() {
             let mut word = [0; 2];
@@ -440,7 +502,7 @@ impl CardState {
     }
 
     fn announce_vfs(self: &Arc<Self>, enabled: u8) {
-        self.trace_event(None, || format!("{enabled} VFs enabled"));
+        self.watch.event(None, || EventRecord::Vfs(enabled));
         log::info!("{}{enabled} VFs enabled", self.prefix);
         if enabled == 0 {
             *lock(&self.grace_ends) = None;
@@ -448,24 +510,6 @@ impl CardState {
         let watcher = lock(&self.watcher).as_ref().and_then(Weak::upgrade);
         if let Some(watcher) = watcher {
             watcher.vfs_changed(self, enabled);
-        }
-    }
-
-    fn trace(&self, function: FunctionId, write: bool, place: (CardRegion, u64), data: &[u8]) {
-        if let Some(tracer) = &self.tracer {
-            tracer.access(AccessRecord::new(
-                self.elapsed(),
-                function,
-                write,
-                place,
-                data,
-            ));
-        }
-    }
-
-    fn trace_event(&self, function: Option<FunctionId>, text: impl FnOnce() -> String) {
-        if let Some(tracer) = &self.tracer {
-            tracer.event(self.elapsed(), function, text());
         }
     }
 }

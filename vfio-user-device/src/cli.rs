@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::Parser;
 use igb::MacAddress;
 use vfio_user_device::capture::Capture;
+use vfio_user_device::inject::{HELP as INJECT_HELP, InjectSpec};
 use vfio_user_device::uplink::UplinkSpec;
-use vfio_user_device::{CardOptions, Doorbells, MailboxMode, TraceFile};
+use vfio_user_device::{CardOptions, Doorbells, MailboxMode, Trace};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +29,10 @@ Examples:
     vfio-user-device --socket-dir nic --control card.ctl &
     echo '{\"op\":\"stats\"}' | nc -U card.ctl
 
+  A run that goes wrong now and then, always in the same places, and what it did differently:
+    vfio-user-device --socket-dir nic --trace b.txt --inject interrupt-lost,vf0,probability=0.01
+    vfio-user-device --trace-diff a.txt b.txt --function vf0
+
   A VF for a guest, without a mediator, once a PF driver has enabled it (the memory must be a
   memfd, shared):
     qemu-system-x86_64 -machine q35,memory-backend=m0 -m 512 \\
@@ -42,11 +47,11 @@ Logs go to stderr; RUST_LOG=debug shows more. SIGTERM or SIGINT ends the program
 /// and exist while the driver of the PF has them enabled. Each serves one client at a time: a
 /// driver, a mediator, or QEMU. No root, no KVM, no kernel module.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = format!("{INJECT_HELP}\n\n{EXAMPLES}"))]
 pub(crate) struct Arguments {
     /// Directory of the sockets; made with mode 0700 if it is not there
-    #[arg(long, value_name = "DIR")]
-    pub(crate) socket_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "trace_diff")]
+    pub(crate) socket_dir: Option<PathBuf>,
 
     /// Serve this many cards, each in a directory of its own: DIR/card0, DIR/card1, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = cards)]
@@ -75,9 +80,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) capture: Option<PathBuf>,
 
-    /// Record every access to registers and configuration space, by name, one line each
+    /// Record every access to registers and configuration space by name and fields, and every
+    /// interrupt, reset, mailbox message, DMA fault and link change: one line each
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+
+    /// Put a line for every frame at every port into the trace, too
+    #[arg(long, requires = "trace")]
+    pub(crate) trace_frames: bool,
+
+    /// Let something go wrong: KIND[=ARGUMENT][,SELECTOR]..., as below; may be given several times
+    #[arg(long, value_name = "RULE")]
+    pub(crate) inject: Vec<InjectSpec>,
 
     /// How doorbells are rung: shared or trap, or per kind as in pf=shared,vf=trap
     ///
@@ -107,9 +121,52 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) pf_grace: Duration,
 
-    /// Serve a control socket here: a JSON object per line, {"op":"stats"} or {"op":"link","up":false}
+    /// Serve a control socket here: a JSON object per line, {"op":"stats"}, {"op":"link","up":false}
+    /// or {"op":"inject","rule":"flr,vf0"}
     #[arg(long, value_name = "SOCK")]
     pub(crate) control: Option<PathBuf>,
+
+    /// Serve nothing: compare two traces, and show the first place in which the runs differ
+    ///
+    /// A and B are files that --trace wrote, or logs of QEMU's own igb (-d
+    /// trace:e1000e_core_read,trace:e1000e_core_write -D FILE). Each function is compared on its own,
+    /// access by access. Times are never a difference, nor how often a register was polled; nor, but
+    /// with --strict, are statistics, clocks, doorbells and addresses of memory. Ends with 0 if there
+    /// is no difference, with 1 if there is, with 2 if a trace cannot be read.
+    #[arg(long, num_args = 2, value_names = ["A", "B"], help_heading = "Comparing traces")]
+    pub(crate) trace_diff: Option<Vec<PathBuf>>,
+
+    #[command(flatten)]
+    pub(crate) diff: DiffArguments,
+}
+
+/// How traces are compared.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Comparing traces")]
+pub(crate) struct DiffArguments {
+    /// Compare only this function, such as pf or vf0; may be given several times
+    #[arg(long, value_name = "NAME", requires = "trace_diff")]
+    pub(crate) function: Vec<String>,
+
+    /// Leave a register out (EITR, EITR[3]), or a group: statistics, time, doorbells, interrupts
+    #[arg(long, value_name = "REGISTER", requires = "trace_diff")]
+    pub(crate) ignore: Vec<String>,
+
+    /// Leave nothing out
+    #[arg(long, requires = "trace_diff")]
+    pub(crate) strict: bool,
+
+    /// Lines shown before the difference
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "trace_diff")]
+    pub(crate) context: usize,
+
+    /// List all differences, too, one line each
+    #[arg(long, requires = "trace_diff")]
+    pub(crate) all: bool,
+
+    /// Print all differences as JSON
+    #[arg(long, requires = "trace_diff")]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +220,7 @@ impl Arguments {
         &self,
         index: usize,
         capture: Option<Arc<Capture>>,
-        trace: Option<Arc<TraceFile>>,
+        trace: Option<Arc<Trace>>,
     ) -> CardOptions {
         CardOptions {
             index,
@@ -174,6 +231,7 @@ impl Arguments {
             uplink: self.uplink.for_card(index),
             pf_grace: self.pf_grace,
             capture,
+            inject: self.inject.clone(),
             trace,
             ..CardOptions::default()
         }
@@ -201,6 +259,8 @@ mod tests {
             ["--uplink", "tap"],
             ["--doorbell", "vf=maybe"],
             ["--mailbox", "ajar"],
+            ["--inject", "flr,vf9"],
+            ["--ignore", "EITR"],
         ] {
             let line = ["vfio-user-device", "--socket-dir", "d"]
                 .into_iter()

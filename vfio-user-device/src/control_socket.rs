@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `{"op":"stats"}` | counters of every function, the uplink, the latest DMA faults |
 //! | `{"op":"link","up":false}` | unplugs the cable (`true`: plugs it in) |
+//! | `{"op":"inject","rule":"flr,vf0"}` | takes on a rule, as `--inject` does; answers its `id` |
+//! | `{"op":"inject","remove":3}` | forgets rule 3; `"remove":"all"` forgets all |
+//! | `{"op":"inject"}` | the rules, and how often each had an opportunity and struck |
 //!
 //! With several cards, `"card":N` says which; 0 is the default. Every answer has `"ok"`; a refusal
 //! has `"error"` with the reason.
@@ -26,6 +29,7 @@ use serde_json::{Value, json};
 use vfio_user::server::{self, Stop};
 
 use crate::card::{Card, CardState};
+use crate::inject::InjectSpec;
 use crate::stats;
 
 /// Connections at a time.
@@ -209,6 +213,33 @@ fn answer(line: &[u8], cards: &[Arc<CardState>]) -> Value {
             }
             None => refusal("say \"up\": true or false".to_owned()),
         },
-        _ => refusal("\"op\" must be \"stats\" or \"link\"".to_owned()),
+        Some("inject") => inject(card, &request).unwrap_or_else(refusal),
+        _ => refusal("\"op\" must be \"stats\", \"link\" or \"inject\"".to_owned()),
     }
+}
+
+fn inject(card: &CardState, request: &Value) -> Result<Value, String> {
+    let injector = &card.watch.injector;
+    if let Some(remove) = request.get("remove") {
+        let removed = match remove.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) => injector.remove(Some(id)),
+            None if remove == "all" => injector.remove(None),
+            None => return Err("\"remove\" must be the id of a rule, or \"all\"".to_owned()),
+        };
+        return Ok(json!({"ok": true, "removed": removed}));
+    }
+    let Some(rule) = request.get("rule") else {
+        return Ok(json!({"ok": true, "rules": injector.to_json()}));
+    };
+    let text = rule
+        .as_str()
+        .ok_or("\"rule\" must be a text, such as \"flr,vf0\"")?;
+    let spec: InjectSpec = text.parse().map_err(|error| format!("{error}"))?;
+    let id = injector
+        .add(spec, card.elapsed())
+        .map_err(|error| error.to_string())?;
+    log::info!("{}inject {spec}: rule {id}", card.prefix);
+    // The rule may have a time of its own.
+    card.kick.ring();
+    Ok(json!({"ok": true, "id": id}))
 }

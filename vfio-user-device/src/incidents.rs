@@ -97,6 +97,7 @@ impl Incidents {
         self.wire.no_peer += losses.no_peer;
         self.wire.full += losses.full;
         self.wire.failed += losses.failed;
+        self.wire.injected += losses.injected;
     }
 
     fn note_fault(&mut self, at: Duration, now: Instant, fault: &Fault) {

@@ -10,18 +10,22 @@ pub mod control_socket;
 mod data_lock;
 mod function;
 mod host;
+mod in_process;
 mod incidents;
+pub mod inject;
 mod interrupts;
 mod kick;
 mod message_dma;
 mod names;
 mod options;
 mod queue_pages;
+mod rounds;
 pub mod sockets;
 mod stats;
-mod trace;
+pub mod trace;
 pub mod uplink;
 mod view;
+mod watch;
 mod worker;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,9 +34,10 @@ use igb::FunctionId;
 use igb::function::FUNCTION_COUNT;
 
 pub use card::{Card, CardError};
+pub use in_process::{InProcessCard, InProcessCardBuilder, InProcessError, StandingPfError, Wire};
 pub use names::function_name;
 pub use options::{CardOptions, Doorbell, Doorbells, MailboxMode, UnknownDoorbell};
-pub use trace::{TraceError, TraceFile};
+pub use trace::{Trace, TraceError};
 
 /// Interfaces of a card in a capture: its functions, then the uplink.
 pub(crate) const INTERFACES_PER_CARD: usize = FUNCTION_COUNT + 1;

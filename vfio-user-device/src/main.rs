@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod trace_diff;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -15,17 +17,36 @@ use signal_hook::iterator::Signals;
 use vfio_user_device::capture::Capture;
 use vfio_user_device::control_socket::ControlSocket;
 use vfio_user_device::sockets::{SocketDir, Sockets};
-use vfio_user_device::{Card, MailboxMode, TraceFile, capture_interfaces};
+use vfio_user_device::{Card, MailboxMode, Trace, capture_interfaces};
 
 use crate::cli::Arguments;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
+    if let Some([a, b]) = arguments.trace_diff.as_deref() {
+        return match trace_diff::run(a, b, &arguments.diff) {
+            Ok(same) => ExitCode::from(u8::from(!same)),
+            Err(error) => {
+                eprintln!("Error: {error:#}");
+                ExitCode::from(2)
+            }
+        };
+    }
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
     raise_descriptor_limit();
     // Before anything is made that a signal would leave behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot listen for signals")?;
-    serve(&arguments, &mut signals)
+    serve(arguments, &mut signals)
 }
 
 /// Nine functions per card, each with a client's files and eventfds, come near the usual soft limit.
@@ -49,15 +70,20 @@ fn serve(arguments: &Arguments, signals: &mut Signals) -> anyhow::Result<()> {
         None => None,
     };
     let trace = match &arguments.trace {
-        Some(path) => Some(TraceFile::create(path)?),
+        Some(path) => Some(Trace::create(path, arguments.trace_frames)?),
         None => None,
     };
-    let mut dirs = vec![SocketDir::claim(&arguments.socket_dir)?];
+    let socket_dir = arguments
+        .socket_dir
+        .as_deref()
+        .context("a card needs --socket-dir DIR")?;
+    for rule in &arguments.inject {
+        log::warn!("faults are injected: {rule}");
+    }
+    let mut dirs = vec![SocketDir::claim(socket_dir)?];
     if arguments.cards > 1 {
         for index in 0..arguments.cards {
-            dirs.push(SocketDir::claim(
-                &arguments.socket_dir.join(format!("card{index}")),
-            )?);
+            dirs.push(SocketDir::claim(&socket_dir.join(format!("card{index}")))?);
         }
     }
     // With several cards the first claim is that of the directory above theirs.

@@ -1,7 +1,5 @@
 //! How functions and configuration-space registers are spelled in files, sockets and reports.
 
-use std::fmt;
-
 use igb::FunctionId;
 use igb::pci::{self, express, header, msi, msix, offset, pm, sriov};
 
@@ -95,22 +93,28 @@ pub(crate) fn config_name(function: FunctionId, at: u64) -> Option<&'static str>
         .map(|(_, _, name)| *name)
 }
 
-/// Writes what lies at `at` of the MSI-X BAR, with a space before it.
-pub(crate) fn write_msix_name(at: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Ok(at) = u32::try_from(at) else {
-        return Ok(());
-    };
+/// Whether something in configuration space has this name.
+pub(crate) fn is_config_name(name: &str) -> bool {
+    COMMON
+        .iter()
+        .chain(PF_ONLY)
+        .any(|(_, _, known)| *known == name)
+}
+
+/// What lies at `at` of the MSI-X BAR.
+pub(crate) fn msix_name(at: u64) -> Option<String> {
+    let at = u32::try_from(at).ok()?;
     if at >= pci::MSIX_PBA_OFFSET {
-        return f.write_str(" PBA");
+        return Some("PBA".to_owned());
     }
-    let entry = (at - pci::MSIX_TABLE_OFFSET) / msix::ENTRY_SIZE;
+    let entry = at.checked_sub(pci::MSIX_TABLE_OFFSET)? / msix::ENTRY_SIZE;
     let field = match (at % msix::ENTRY_SIZE) & !3 {
         msix::ENTRY_ADDRESS_LOW => "ADDRESS_LOW",
         msix::ENTRY_ADDRESS_HIGH => "ADDRESS_HIGH",
         msix::ENTRY_DATA => "DATA",
         _ => "VECTOR_CONTROL",
     };
-    write!(f, " VECTOR[{entry}].{field}")
+    Some(format!("VECTOR[{entry}].{field}"))
 }
 
 #[cfg(test)]

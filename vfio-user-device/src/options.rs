@@ -9,7 +9,8 @@ use igb::{FunctionId, FunctionKind, MacAddress};
 pub use igb_model::MailboxMode;
 
 use crate::capture::Capture;
-use crate::trace::TraceFile;
+use crate::inject::InjectSpec;
+use crate::trace::Trace;
 use crate::uplink::UplinkSpec;
 
 /// How the queue pages of a kind of function reach its client.
@@ -108,8 +109,10 @@ pub struct CardOptions {
     pub linger: Duration,
     /// Where every frame is recorded. Interfaces: [`crate::capture_interfaces`].
     pub capture: Option<Arc<Capture>>,
-    /// Where every access is recorded.
-    pub trace: Option<Arc<TraceFile>>,
+    /// What goes wrong on purpose.
+    pub inject: Vec<InjectSpec>,
+    /// Where every access and event is recorded.
+    pub trace: Option<Arc<Trace>>,
 }
 
 impl Default for CardOptions {
@@ -124,6 +127,7 @@ impl Default for CardOptions {
             pf_grace: Duration::from_secs(10),
             linger: Duration::from_micros(50),
             capture: None,
+            inject: Vec::new(),
             trace: None,
         }
     }

@@ -94,6 +94,7 @@ pub(crate) fn collect(card: &CardState) -> Value {
             "no-peer": wire.no_peer,
             "full": wire.full,
             "failed": wire.failed,
+            "injected": wire.injected,
         }),
     );
     json!({
@@ -104,6 +105,7 @@ pub(crate) fn collect(card: &CardState) -> Value {
         "functions": functions,
         "uplink": uplink,
         "faults": faults,
+        "injected": card.watch.injector.to_json(),
         "capture_lost": card.capture.as_ref().map_or(0, |capture| capture.lost()),
     })
 }

@@ -17,8 +17,9 @@ use igb::{FunctionId, RXDCTL};
 use igb_model::{DataPath, Events, FunctionSet};
 
 use crate::card::CardState;
-use crate::host::{BurstHost, WireLosses};
+use crate::host::{BurstHost, FrameFault, WireLosses, flip, frame_fault};
 use crate::lock;
+use crate::trace::EventRecord;
 use crate::uplink::MAX_FRAME;
 
 /// How late a doorbell may be noticed that was rung by a store only.
@@ -41,6 +42,7 @@ pub(crate) fn run(card: &Arc<CardState>) {
         busy: Instant::now(),
         limited_until: None,
         playing: !card.uplink.waits(),
+        counted: 0,
     };
     while !card.stopping.load(Ordering::SeqCst) {
         // What a guest put into its rings must not end the card, even if it finds a bug in it.
@@ -64,13 +66,18 @@ struct Worker<'a> {
     limited_until: Option<u64>,
     /// The uplink has been told that somebody can receive.
     playing: bool,
+    /// The last round that somebody waited for.
+    counted: u64,
 }
 
 impl Worker<'_> {
     fn turn(&mut self) {
         self.card.kick.clear();
+        let begun = self.card.rounds.begin();
         let more = self.round();
         self.card.end_grace();
+        self.card.do_what_is_due();
+        self.card.rounds.end(begun, &mut self.counted);
         if more {
             self.busy = Instant::now();
             return;
@@ -116,6 +123,14 @@ impl Worker<'_> {
                 control.absorb(&self.events, &mut registers);
             }
         }
+        for fault in self.events.faults() {
+            card.watch
+                .event(Some(fault.function), || EventRecord::Fault(*fault));
+        }
+        for halt in self.events.halts() {
+            card.watch
+                .event(Some(halt.function), || EventRecord::Halt(*halt));
+        }
         if !self.events.is_empty() || losses != WireLosses::default() {
             lock(&card.incidents).note(card.elapsed(), &self.events, losses);
             self.events.clear();
@@ -134,8 +149,16 @@ impl Worker<'_> {
             let Some(len) = self.card.uplink.receive(&mut self.buffer) else {
                 break;
             };
-            data.uplink_receive(&self.buffer[..len], host, &mut self.events);
             frames += 1;
+            match frame_fault(&self.card.watch, len, "in") {
+                None => {}
+                Some(FrameFault::Lost) => {
+                    host.losses.injected += 1;
+                    continue;
+                }
+                Some(FrameFault::Corrupt(bit)) => flip(&mut self.buffer[..len], bit),
+            }
+            data.uplink_receive(&self.buffer[..len], host, &mut self.events);
         }
         frames > 0
     }
@@ -157,6 +180,7 @@ impl Worker<'_> {
             self.limited_until,
             card.uplink.next_due().map(|due| card.at(due)),
             card.grace_deadline(),
+            card.faults_due(),
             polls.then(|| card.at(self.polled + POLL)),
         ];
         let deadline = deadlines.into_iter().flatten().min();

@@ -185,7 +185,7 @@ fn a_whole_run_is_recorded_counted_and_ended_in_good_order() {
         "vf0  W bar0   RXDCTL[0] 0x02000000 {ENABLE}",
         "vf0  W bar0   TDT[0] 0x00000001",
         "pf   W bar0   RCTL 0x",
-        "# 2 VFs enabled",
+        "-    # vfs 2",
         "# link down",
     ] {
         assert!(

@@ -10,6 +10,7 @@ use vfio_user::device::DmaClient;
 use super::CardState;
 use crate::lock;
 use crate::names::function_name;
+use crate::trace::EventRecord;
 
 impl CardState {
     /// A client has connected to a function.
@@ -26,7 +27,8 @@ impl CardState {
             }
             view.begin_tenancy(dma);
         }
-        self.trace_event(Some(function), || "client connected".to_owned());
+        self.watch
+            .event(Some(function), || EventRecord::Client(true));
         log::info!(
             "{}{}: client connected",
             self.prefix,
@@ -48,6 +50,7 @@ impl CardState {
                 return;
             }
             let was_connected = view.end_tenancy();
+            self.watch.injector.forget(FunctionSet::only(function));
             // The new pages enable no queue.
             data.sync_queues(function, &mut self.burst());
             was_connected
@@ -55,7 +58,8 @@ impl CardState {
         if !was_connected {
             return;
         }
-        self.trace_event(Some(function), || "client disconnected".to_owned());
+        self.watch
+            .event(Some(function), || EventRecord::Client(false));
         log::info!(
             "{}{}: client disconnected",
             self.prefix,
@@ -109,7 +113,7 @@ impl CardState {
             let mut control = lock(&self.control);
             let mut host = self.registers();
             control.advance(self.now(), &mut host);
-            self.trace_event(None, || "surprise removal of the VFs".to_owned());
+            self.watch.event(None, || EventRecord::Removed);
             let effects = control.stop_sriov(&mut host);
             self.conclude(&mut control, effects, FunctionSet::EMPTY)
         };

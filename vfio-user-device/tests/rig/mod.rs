@@ -369,6 +369,23 @@ impl Station {
         }
     }
 
+    /// Whether an interrupt has come since the last one was taken.
+    pub(crate) fn interrupted(&mut self) -> bool {
+        let ready = self.interrupts.wait(Some(Duration::ZERO));
+        !ready.expect("a look").is_empty()
+    }
+
+    /// Wait for an interrupt, whatever it is for.
+    pub(crate) fn wait_for_interrupt(&mut self) {
+        let ready = self.interrupts.wait(Some(LONG)).expect("a wait");
+        assert!(!ready.is_empty(), "no interrupt has come");
+    }
+
+    /// Whether the card has written transmit descriptor `n` back.
+    pub(crate) fn has_sent(&self, n: usize) -> bool {
+        TxWriteBack::from_raw(self.raw(TX_RING + n * SIZE)).is_done()
+    }
+
     /// An address outside every window of the station.
     pub(crate) fn outside(&self) -> u64 {
         IOVA + MEMORY as u64 + 0x1000

@@ -164,6 +164,25 @@ impl Interrupts {
         }
     }
 
+    pub(crate) fn signal_late(
+        &mut self,
+        function: FunctionId,
+        signal: Signal,
+        host: &mut dyn ControlHost,
+    ) {
+        if let Signal::Intx { .. } = signal
+            && !self.intx
+        {
+            return;
+        }
+        let taken = host.interrupt(function, signal);
+        if let Signal::Msix(vector) = signal
+            && !taken
+        {
+            self.pending[function.slot()] |= 1 << vector;
+        }
+    }
+
     // Time.
 
     pub(crate) fn advance(&mut self, now: u64, bank: &Bank, host: &mut dyn ControlHost) {

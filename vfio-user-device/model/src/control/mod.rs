@@ -29,7 +29,7 @@ use crate::config_space::{ConfigSpace, pf_config_space, vf_config_space};
 use crate::drops::Malformed;
 use crate::effects::{Effects, FunctionSet};
 use crate::events::{Events, Misbehavior, Ring};
-use crate::host::ControlHost;
+use crate::host::{ControlHost, Signal};
 use crate::msix::MsixTable;
 use crate::report::Snapshot;
 use bank::Bank;
@@ -236,6 +236,36 @@ impl Control {
     /// unmasked.
     pub fn retry_pending(&mut self, function: FunctionId, host: &mut dyn ControlHost) {
         self.interrupts.retry_pending(function, host);
+    }
+
+    /// An interrupt that the host took and delivers only now. One that was masked meanwhile stays
+    /// pending; a line that was lowered meanwhile stays low.
+    pub fn signal_late(
+        &mut self,
+        function: FunctionId,
+        signal: Signal,
+        host: &mut dyn ControlHost,
+    ) {
+        self.interrupts.signal_late(function, signal, host);
+    }
+
+    /// A descriptor of the function's own queue `queue` was written back later than the data path
+    /// said.
+    pub fn written_back(
+        &mut self,
+        function: FunctionId,
+        ring: Ring,
+        queue: u32,
+        host: &mut dyn ControlHost,
+    ) {
+        let queue = match function.vf_index() {
+            Some(vf) => igb::function::vf_queue(vf, queue),
+            None => queue,
+        };
+        if queue < QUEUE_COUNT {
+            self.interrupts
+                .raise_queue(function, ring, queue, &self.bank, host);
+        }
     }
 
     /// Whether the function's INTx line is asserted, for a client that unmasks it.
