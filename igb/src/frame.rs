@@ -22,6 +22,9 @@ pub const MAX_JUMBO_LENGTH: usize = 0x2600;
 /// Where the EtherType of an untagged frame lies.
 pub const ETHERTYPE_OFFSET: usize = 12;
 
+/// Smallest EtherType; below it the field is a length (IEEE 802.3).
+pub const MIN_ETHERTYPE: u16 = 0x0600;
+
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of ARP.

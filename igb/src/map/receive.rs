@@ -88,7 +88,7 @@ macro_rules! receive_registers {
             /// Packet buffer size in KiB; 0 leaves it to RCTL.BSIZE.
             BSIZEPACKET: 0..=6,
             /// Header buffer size in units of 64 bytes.
-            BSIZEHEADER: 8..=13,
+            BSIZEHEADER: 8..=11,
             /// Free descriptors below which RXDMT0 is caused, in units of 16.
             RDMTS: 20..=24,
             /// 0 legacy, 1 advanced one buffer, 2 header split, 3 header replication, 4 the same of

@@ -93,6 +93,8 @@ pub(crate) struct PoolConfig {
     /// May get its own frames back.
     pub(crate) own_loopback: bool,
     pub(crate) insert: VlanInsert,
+    /// RSS between its two queues (RSSE).
+    pub(crate) rss: bool,
 }
 
 /// What VMVIR says of the tags of a pool's frames.

@@ -159,6 +159,7 @@ impl Control {
             },
             mac_antispoof: bit(dtxswc.get(DTXSWC::MACAS)),
             vlan_antispoof: bit(dtxswc.get(DTXSWC::VLANAS)),
+            rss: vmolr.has(VMOLR::RSSE),
             own_loopback: bit(dtxswc.get(DTXSWC::LLE)),
             insert: match vmvir.get(VMVIR::VLANA) {
                 VLANA_ALWAYS => VlanInsert::Always(vmvir.get(VMVIR::PORT_VLAN_ID) as u16),

@@ -14,14 +14,14 @@ pub(super) const IPV4_CHECKSUM: usize = 10;
 pub(super) const TCP_CHECKSUM: usize = 16;
 pub(super) const UDP_CHECKSUM: usize = 6;
 const IPV4_LEAST: usize = 20;
-const SCTP_CHECKSUM: usize = 8;
+pub(super) const SCTP_CHECKSUM: usize = 8;
 const SCTP_HEADER: usize = 12;
 
 /// SCTP's checksum is CRC32c (RFC 9260, appendix A).
-const CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
+pub(super) const CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 
 /// One's complement sum of big-endian words, folded.
-fn sum(bytes: &[u8], initial: u32) -> u16 {
+pub(super) fn sum(bytes: &[u8], initial: u32) -> u16 {
     // The sum does not depend on the order of bytes, but for a swap of the result (RFC 1071), nor on
     // the width of what is added up.
     let (words, last) = bytes.as_chunks::<4>();

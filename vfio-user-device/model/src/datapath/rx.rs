@@ -8,7 +8,10 @@ use igb::frame::FCS_LENGTH;
 use igb::queue_page::QueueRegister;
 use igb::{SRRCTL, Value, VlanTag};
 
+use super::checksum::sum;
 use super::frame::Frame;
+use super::inspect::Inspection;
+use super::layout::{Format, Layout};
 use super::ring::{Look, Place, Ring, State};
 use crate::drops::DropReason;
 use crate::events::{HaltReason, Ring as Kind};
@@ -18,18 +21,12 @@ use crate::host::{CopyFault, DataHost, DmaFault, FaultCause};
 const FETCH: usize = 32;
 /// Descriptors that one frame may take.
 const FRAME_DESCRIPTORS: usize = 64;
-/// SRRCTL.BSIZEPACKET counts these.
-const BUFFER_UNIT: u32 = 1024;
-/// SRRCTL.DESCTYPE of legacy descriptors.
-const DESCTYPE_LEGACY: u32 = 0;
 
 /// A receive queue.
 #[derive(Debug, Default)]
 pub(super) struct RxQueue {
     pub(super) ring: Ring,
-    /// Bytes of a buffer.
-    buffer: usize,
-    legacy: bool,
+    format: Format,
     drop_enable: bool,
     /// Descriptors from the head on that have been fetched.
     fetched: Vec<Raw>,
@@ -50,6 +47,8 @@ pub(super) struct Receiver {
     /// Longest frame, with FCS and without tag.
     pub(super) max_frame: u32,
     pub(super) strip: bool,
+    /// Where the header ends that may be split off, counted as [`super::packet::Packet`] does.
+    pub(super) header_end: Option<usize>,
     /// QDE has the queue's bit.
     pub(super) drop_enable: bool,
     /// The frame comes from another pool.
@@ -113,22 +112,23 @@ impl RxQueue {
             Look::Halted(reason) => Some(reason),
             Look::Latched => {
                 let srrctl = Value::<SRRCTL>::from_raw(place.load(host, QueueRegister::SRRCTL));
-                self.buffer = match srrctl.get(SRRCTL::BSIZEPACKET) {
-                    0 => default_buffer,
-                    units => units * BUFFER_UNIT,
-                } as usize;
-                // Header split is not offered: a frame goes into packet buffers whole.
-                self.legacy = srrctl.get(SRRCTL::DESCTYPE) == DESCTYPE_LEGACY;
+                self.format = Format::new(srrctl, default_buffer);
                 self.drop_enable = srrctl.has(SRRCTL::DROP_EN);
                 None
             }
         }
     }
 
+    /// Whether its descriptors are legacy ones, which tell a checksum of all bytes.
+    pub(super) fn is_legacy(&self) -> bool {
+        self.format.is_legacy()
+    }
+
     /// Write a frame into the queue's buffers. Returns the halt that a look at the page led to.
     pub(super) fn receive(
         &mut self,
         frame: &Frame<'_>,
+        told: &Inspection,
         receiver: &Receiver,
         round: u64,
         local: &mut Vec<u8>,
@@ -144,7 +144,7 @@ impl RxQueue {
                 host,
             );
         }
-        let result = self.put(frame, receiver, local, host);
+        let result = self.put(frame, told, receiver, local, host);
         match result {
             // The client had the card wait for something else: the frame is lost, the queue is not.
             Err(Refusal::Fault { fault, .. }) if fault.cause == FaultCause::Cancelled => {}
@@ -195,6 +195,7 @@ impl RxQueue {
     fn put(
         &mut self,
         frame: &Frame<'_>,
+        told: &Inspection,
         receiver: &Receiver,
         local: &mut Vec<u8>,
         host: &mut dyn DataHost,
@@ -211,9 +212,12 @@ impl RxQueue {
         }
         let stripped = frame.tag.filter(|_| receiver.strip);
         frame.write_local(stripped.is_none(), receiver.vlan_ethertype, local);
-        let tail = frame.tail.map_or(0, |tail| tail.len);
-        let total = local.len() + tail;
-        let needed = total.div_ceil(self.buffer.max(1)).max(1);
+        let total = local.len() + frame.tail.map_or(0, |tail| tail.len);
+        let before = local.len() - frame.rest.len();
+        let layout = self
+            .format
+            .layout(receiver.header_end.map(|end| before + end), total);
+        let needed = layout.descriptors();
         if needed > FRAME_DESCRIPTORS {
             return Err(DropReason::TooManyDescriptors.into());
         }
@@ -223,20 +227,32 @@ impl RxQueue {
         }
         self.refill(needed, receiver, host)?;
 
+        let header = RxRead::from_raw(self.fetched[0]).header_address();
+        fill(
+            frame,
+            receiver.place,
+            local,
+            (0, layout.in_header),
+            header,
+            host,
+        )?;
         for n in 0..needed {
-            let start = n * self.buffer;
-            let len = self.buffer.min(total - start);
             let address = RxRead::from_raw(self.fetched[n]).packet_address();
-            self.fill(frame, receiver.place, local, start, len, address, host)?;
+            fill(frame, receiver.place, local, layout.piece(n), address, host)?;
         }
+        let report = Report {
+            told,
+            layout,
+            stripped,
+            loopback: receiver.loopback,
+            stamped: receiver.stamped,
+            sum: told
+                .sum_from
+                .filter(|_| self.is_legacy())
+                .map_or(0, |from| sum(local.get(from..).unwrap_or_default(), 0)),
+        };
         for n in 0..needed {
-            let last = n + 1 == needed;
-            let len = if last {
-                total - n * self.buffer
-            } else {
-                self.buffer
-            };
-            let entry = self.write_back(n, len as u16, last, stripped, receiver);
+            let entry = self.write_back(n, n + 1 == needed, &report);
             // A write that was cancelled may have happened all the same, so the frame cannot be taken
             // back; writing the same once more does no harm.
             let stored = if self.owed.is_empty() {
@@ -296,90 +312,128 @@ impl RxQueue {
         Ok(())
     }
 
-    /// Put bytes `start .. start + len` of the frame at `address`.
-    #[expect(clippy::too_many_arguments, reason = "the pieces of one copy")]
-    fn fill(
-        &self,
-        frame: &Frame<'_>,
-        place: Place,
-        local: &[u8],
-        start: usize,
-        len: usize,
-        address: u64,
-        host: &mut dyn DataHost,
-    ) -> Result<(), Refusal> {
-        let function = place.function;
-        let mut to = address;
-        let mut left = len;
-        if let Some(bytes) = local.get(start..) {
-            let bytes = &bytes[..bytes.len().min(left)];
-            if !bytes.is_empty() {
-                host.dma_write(function, to, bytes)
-                    .map_err(|fault| Refusal::Fault {
-                        iova: to,
-                        len: bytes.len() as u64,
-                        write: true,
-                        fault,
-                    })?;
-            }
-            to = to.wrapping_add(bytes.len() as u64);
-            left -= bytes.len();
-        }
-        let Some(tail) = frame.tail.filter(|_| left != 0) else {
-            return Ok(());
-        };
-        let offset = (start + len - left).saturating_sub(local.len());
-        for piece in tail.pieces(offset, left) {
-            let len = piece.len as u64;
-            host.dma_copy((tail.function, piece.iova), (function, to), piece.len)
-                .map_err(|fault| match fault {
-                    CopyFault::Source(fault) => Refusal::Sender {
-                        iova: piece.iova,
-                        len,
-                        fault,
-                    },
-                    CopyFault::Destination(fault) => Refusal::Fault {
-                        iova: to,
-                        len,
-                        write: true,
-                        fault,
-                    },
-                })?;
-            to = to.wrapping_add(len);
-        }
-        Ok(())
-    }
-
     /// What software is told of a descriptor.
-    fn write_back(
-        &self,
-        n: usize,
-        len: u16,
-        last: bool,
-        stripped: Option<VlanTag>,
-        receiver: &Receiver,
-    ) -> (u64, Option<u64>, u64) {
+    fn write_back(&self, n: usize, last: bool, report: &Report<'_>) -> (u64, Option<u64>, u64) {
+        let Report {
+            told,
+            layout,
+            stripped,
+            loopback,
+            stamped,
+            sum,
+        } = *report;
         let tag = stripped.filter(|_| last);
-        let [low, high] = if self.legacy {
-            let mut status = LegacyRxStatus::DD;
-            status.set(LegacyRxStatus::EOP, last);
-            status.set(LegacyRxStatus::VP, tag.is_some());
-            LegacyRx::from_raw(self.fetched[n])
-                .written_back(len, 0, status, tag.unwrap_or_default().0)
-                .raw()
-        } else {
-            let mut status = RxStatus::DD;
-            status.set(RxStatus::EOP, last);
-            status.set(RxStatus::VP, tag.is_some());
-            status.set(RxStatus::LB, receiver.loopback);
-            status.set(RxStatus::TS, last && receiver.stamped);
-            RxWriteBack::new(len, status)
-                .with_vlan_tag(tag.unwrap_or_default().0)
-                .raw()
-        };
+        let len = layout.length(n) as u16;
         let iova = self.ring.iova(n as u32);
-        (iova, (!self.legacy).then_some(low), high)
+        if self.is_legacy() {
+            let mut status = LegacyRxStatus::DD;
+            if last {
+                status |= LegacyRxStatus::EOP | legacy_status(told.status);
+            }
+            status.set(LegacyRxStatus::VP, tag.is_some());
+            let [_, high] = LegacyRx::from_raw(self.fetched[n])
+                .written_back(len, sum, status, tag.unwrap_or_default().0)
+                .raw();
+            return (iova, None, high);
+        }
+        let mut status = RxStatus::DD;
+        if last {
+            status |= RxStatus::EOP | told.status;
+        }
+        status.set(RxStatus::VP, tag.is_some());
+        status.set(RxStatus::LB, loopback);
+        status.set(RxStatus::TS, last && stamped);
+        status.set(RxStatus::HBO, layout.overflow && (last || n == 0));
+        let mut done = RxWriteBack::new(len, status)
+            .with_vlan_tag(tag.unwrap_or_default().0)
+            .with_packet_type(told.kind);
+        if n == 0 {
+            done = done.with_header(layout.header_length as u16, layout.split);
+        }
+        done = match told.hash {
+            _ if !told.hash_instead => done.with_checksum(told.ip_id, told.fragment_sum),
+            Some((kind, hash)) => done.with_rss(kind, hash),
+            None => done,
+        };
+        let [low, high] = done.raw();
+        (iova, Some(low), high)
     }
+}
+
+/// What the write-backs of a frame have in common.
+struct Report<'a> {
+    told: &'a Inspection,
+    layout: Layout,
+    stripped: Option<VlanTag>,
+    loopback: bool,
+    stamped: bool,
+    /// The packet checksum.
+    sum: u16,
+}
+
+/// What a legacy descriptor has a place for.
+fn legacy_status(status: RxStatus) -> LegacyRxStatus {
+    [
+        (RxStatus::IPCS, LegacyRxStatus::IPCS),
+        (RxStatus::L4CS, LegacyRxStatus::TCPCS),
+        (RxStatus::UDPCS, LegacyRxStatus::UDPCS),
+        (RxStatus::IPE, LegacyRxStatus::IPE),
+        (RxStatus::L4E, LegacyRxStatus::TCPE),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| status.contains(*bit))
+    .fold(LegacyRxStatus::empty(), |bits, (_, bit)| bits | bit)
+}
+
+/// Put `len` bytes of the frame, from `start` on, at `address`.
+fn fill(
+    frame: &Frame<'_>,
+    place: Place,
+    local: &[u8],
+    (start, len): (usize, usize),
+    address: u64,
+    host: &mut dyn DataHost,
+) -> Result<(), Refusal> {
+    let function = place.function;
+    let mut to = address;
+    let mut left = len;
+    if let Some(bytes) = local.get(start..) {
+        let bytes = &bytes[..bytes.len().min(left)];
+        if !bytes.is_empty() {
+            host.dma_write(function, to, bytes)
+                .map_err(|fault| Refusal::Fault {
+                    iova: to,
+                    len: bytes.len() as u64,
+                    write: true,
+                    fault,
+                })?;
+        }
+        to = to.wrapping_add(bytes.len() as u64);
+        left -= bytes.len();
+    }
+    let Some(tail) = frame.tail.filter(|_| left != 0) else {
+        return Ok(());
+    };
+    let offset = (start + len - left).saturating_sub(local.len());
+    for piece in tail.pieces(offset, left) {
+        let len = piece.len as u64;
+        host.dma_copy((tail.function, piece.iova), (function, to), piece.len)
+            .map_err(|fault| match fault {
+                CopyFault::Source(fault) => Refusal::Sender {
+                    iova: piece.iova,
+                    len,
+                    fault,
+                },
+                CopyFault::Destination(fault) => Refusal::Fault {
+                    iova: to,
+                    len,
+                    write: true,
+                    fault,
+                },
+            })?;
+        to = to.wrapping_add(len);
+    }
+    Ok(())
 }
 
 /// Write a descriptor back: the word with DD last, as one release store.

@@ -6,7 +6,7 @@ use igb::{FunctionId, MacAddress, VlanTag};
 
 use super::DataPath;
 use super::checksum::{self, BadContext};
-use super::deliver::count_rx;
+use super::deliver::{Origin, count_rx};
 use super::frame::{Frame, HEAD, Segment, Tail};
 use super::ring::Place;
 use super::segment::Piece;
@@ -24,6 +24,8 @@ pub(super) struct Scratch {
     whole: Whole,
     /// The local part of a frame as a receiver gets it.
     pub(super) local: Vec<u8>,
+    /// What follows its addresses and tags in one piece, where a receiver is told a checksum of it.
+    pub(super) gathered: Vec<u8>,
 }
 
 /// The local bytes of a frame that is being sent, as they lie in its sender's memory. Room for the
@@ -285,7 +287,7 @@ impl DataPath {
         };
         let port = Port::Function(place.function);
         self.show(&frame, vlan, port, Direction::Ingress, host);
-        self.deliver(config, &frame, route.pools, Some(pool), host, events)
+        self.deliver(config, &frame, route.pools, Origin::Pool, host, events)
             .map_err(|(iova, len, fault)| Unsent::Fault { iova, len, fault })?;
         if uplink {
             self.send_out(&frame, vlan, host, events);

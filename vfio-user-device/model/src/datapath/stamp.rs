@@ -2,6 +2,7 @@
 
 use super::DataPath;
 use super::frame::Frame;
+use super::packet::{Packet, UDP};
 use crate::config::{Config, StampConfig};
 use crate::stamps::Attributes;
 
@@ -11,6 +12,7 @@ const TYPE_L4_V1: u8 = 1;
 const TYPE_L2_L4_V2: u8 = 2;
 const TYPE_EVENT_V2: u8 = 5;
 
+const ETHERTYPE: usize = 2;
 /// Messages with this bit in their type are no events.
 const GENERAL_MESSAGE: u8 = 8;
 /// Where the parts of a message lie, the same in V1 and V2 unless said so.
@@ -50,15 +52,24 @@ impl StampConfig {
 impl Config {
     /// The 1588 message in a frame, if a filter that stamps matches the frame.
     fn message<'a>(&self, frame: &Frame<'a>) -> Option<Message<'a>> {
-        let ethertype = frame.ethertype();
-        self.receive
-            .ethertypes
-            .iter()
-            .find(|filter| filter.ethertype == ethertype)
-            .filter(|filter| filter.stamp)
-            .map(|_| Message {
-                bytes: frame.rest.get(2..).unwrap_or_default(),
+        let after = |at: usize| frame.rest.get(at..).unwrap_or_default();
+        if let Some(filter) = self.ethertype_filter(frame.ethertype()) {
+            return filter.stamp.then(|| Message {
+                bytes: after(ETHERTYPE),
                 over_udp: false,
+            });
+        }
+        let packet = Packet::of(frame);
+        let transport = packet
+            .transport
+            .filter(|transport| transport.protocol == UDP)?;
+        self.receive
+            .tuples
+            .iter()
+            .any(|filter| filter.stamp && filter.matches(None, &packet))
+            .then(|| Message {
+                bytes: after(transport.payload),
+                over_udp: true,
             })
     }
 }

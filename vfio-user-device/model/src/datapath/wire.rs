@@ -5,6 +5,7 @@ use std::sync::Arc;
 use igb::frame::MAX_JUMBO_LENGTH;
 
 use super::DataPath;
+use super::deliver::Origin;
 use super::frame::Frame;
 use crate::config::Config;
 use crate::drops::DropReason;
@@ -76,6 +77,6 @@ impl DataPath {
         let stamped = self.stamp(config, frame);
         let frame = &Frame { stamped, ..*frame };
         // A frame from the wire is in one piece, and has no sender whose memory could fail.
-        let _ = self.deliver(config, frame, route.pools, None, host, events);
+        let _ = self.deliver(config, frame, route.pools, Origin::Wire, host, events);
     }
 }
