@@ -329,6 +329,16 @@ pub enum PfReply {
 /// Bits of a request's word 0 that its answer echoes.
 const ECHO: u32 = ID_MASK | INFO_MASK;
 
+/// What a refusal echoes of word 0 of `request`. igbvf takes a refused VLAN for a granted one unless
+/// the info field of the answer is 0; for the other messages it looks for the one that it sent.
+#[must_use]
+pub const fn refused_echo(request: u32) -> u32 {
+    match MessageId::of(request) {
+        Some(MessageId::SetVlan) => request & ID_MASK,
+        _ => request & ECHO,
+    }
+}
+
 impl PfReply {
     /// Reads a message of the PF.
     ///
@@ -367,7 +377,7 @@ impl PfReply {
             }
             PfReply::ResetNack => NACK | MessageId::Reset.word(0),
             PfReply::Ack { request, cts } => ACK | cts_bit(cts) | request & ECHO,
-            PfReply::Nack { request, cts } => NACK | cts_bit(cts) | request & ECHO,
+            PfReply::Nack { request, cts } => NACK | cts_bit(cts) | refused_echo(request),
             PfReply::Control { cts } => MessageId::PfControl.word(0) | cts_bit(cts),
         };
         words

@@ -6,7 +6,7 @@
 //! because the mediator writes the memory in no time; a message for the VF waits while the VF holds
 //! VFU.
 
-use igb::mailbox::{ACK, CTS, ID_MASK, INFO_MASK, MessageId, NACK, WORDS};
+use igb::mailbox::{ACK, CTS, ID_MASK, INFO_MASK, MessageId, NACK, WORDS, refused_echo};
 use igb::{V2PMAILBOX, Value};
 use mediator_protocol::{MAILBOX_WORDS, MailboxWords};
 
@@ -178,14 +178,18 @@ impl Mailbox {
 
     /// An answer to `request` (its word 0) that the mediator gives itself.
     pub fn verdict(&self, request: u32, ok: bool) -> MailboxWords {
-        let verdict = if ok { ACK } else { NACK };
+        let (verdict, echo) = if ok {
+            (ACK, request & (ID_MASK | INFO_MASK))
+        } else {
+            (NACK, refused_echo(request))
+        };
         // RESET's answer carries no CTS, as Linux's igb has it.
         let cts = if self.cts && MessageId::of(request) != Some(MessageId::Reset) {
             CTS
         } else {
             0
         };
-        MailboxWords::new(&[verdict | cts | request & (ID_MASK | INFO_MASK)]).expect("one word")
+        MailboxWords::new(&[verdict | cts | echo]).expect("one word")
     }
 
     fn words(&self) -> [u32; WORDS] {
@@ -368,6 +372,8 @@ mod tests {
         mailbox.clear_to_send();
         assert_eq!(mailbox.verdict(0xE001_0004, true)[0], ACK | CTS | 0x1_0004);
         assert_eq!(mailbox.verdict(RESET, false)[0], NACK | RESET);
+        // As igbvf asks for a VLAN: it looks for a refusal without the info field.
+        assert_eq!(mailbox.verdict(0x1_0004, false)[0], NACK | CTS | 4);
     }
 
     #[test]

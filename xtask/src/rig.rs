@@ -16,6 +16,7 @@ use crate::appear::wait_for;
 use crate::control::Control;
 use crate::netns::Namespace;
 use crate::program::Program;
+use crate::usage::Usage;
 
 /// How long a program may take to be up.
 pub const START_LIMIT: Duration = Duration::from_secs(20);
@@ -404,6 +405,21 @@ impl Rig {
             }
         }
         Ok(())
+    }
+
+    /// What each running program holds, by its name.
+    ///
+    /// # Errors
+    ///
+    /// One of them has ended.
+    pub fn usage(&mut self) -> anyhow::Result<Vec<(String, Usage)>> {
+        self.programs()
+            .map(|program| {
+                let usage = Usage::of(program.pid());
+                let usage = usage.with_context(|| format!("looking at {}", program.name()))?;
+                Ok((program.name().to_owned(), usage))
+            })
+            .collect()
     }
 
     /// Every program that is running.

@@ -446,6 +446,23 @@ fn igbvf_without_an_address_chooses_one_and_keeps_it_over_a_reset() {
 }
 
 #[test]
+fn igbvf_sees_that_a_vlan_is_refused() {
+    let mut arbiter = arbiter();
+    arbiter.switch.vport_mut(0).unwrap().policy.allowed_vlans = Some(vec![100]);
+    arbiter.mailbox(0, &VfMessage::Reset.encode());
+    let message = VfMessage::SetVlan {
+        add: true,
+        vid: 300,
+    };
+    let (verdict, reply) = arbiter.mailbox(0, &message.encode());
+    assert_eq!(verdict, Err(Refusal::VlanNotAllowed));
+    // The very word that it compares with, the info field of its request gone.
+    let (cts, nack) = (igb::mailbox::CTS, igb::mailbox::NACK);
+    let set_vlan = igb::mailbox::MessageId::SetVlan as u32;
+    assert_eq!(reply.encode()[0] & !cts, nack | set_vlan);
+}
+
+#[test]
 fn blocks_tell_what_holds() {
     let mut arbiter = begun();
     let read = |arbiter: &mut Arbiter, vf| {

@@ -1,7 +1,7 @@
 //! Tools and packages as a part of an initramfs: programs, the libraries that
 //! they need and no others, no documentation. Kept, by what it is made of.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
@@ -148,6 +148,13 @@ impl Tree {
             Entry::Link(_) | Entry::Text(_) => None,
         });
         let mut open: VecDeque<PathBuf> = files.collect();
+        // libc loads it by its name when a thread is cancelled, as iperf3 does it; else it aborts.
+        if !open.is_empty()
+            && let Some((path, library)) = packages.library("libgcc_s.so.1")
+        {
+            self.0.insert(path, Entry::File(library.clone()));
+            open.push_back(library);
+        }
         while let Some(file) = open.pop_front() {
             for name in needed(&file)? {
                 let found = match name.strip_prefix('/') {
@@ -157,8 +164,8 @@ impl Tree {
                 let (path, library) = found.with_context(|| {
                     format!("{} needs {name}, which no package has", file.display())
                 })?;
-                if !self.0.contains_key(&path) {
-                    self.0.insert(path, Entry::File(library.clone()));
+                if let btree_map::Entry::Vacant(place) = self.0.entry(path) {
+                    place.insert(Entry::File(library.clone()));
                     open.push_back(library);
                 }
             }

@@ -4,6 +4,7 @@ mod boot;
 mod guest;
 mod igbvf;
 mod qemu_igb;
+mod vf;
 
 use super::scenario::Scenario;
 
@@ -32,5 +33,23 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "stock igbvf on our VF behind our mediator, pings both ways",
         smoke: true,
         run: igbvf::run,
+    },
+    Scenario {
+        name: "vf-smoke",
+        about: "two guests with stock igbvf on our VFs: addresses, traffic, spoofing, link state",
+        smoke: true,
+        run: vf::smoke,
+    },
+    Scenario {
+        name: "vf",
+        about: "everything a guest with stock igbvf does on our VFs, and what happens to it",
+        smoke: false,
+        run: vf::full,
+    },
+    Scenario {
+        name: "soak",
+        about: "iperf3 both ways under random changes and VF resets; no hang, warning or leak",
+        smoke: false,
+        run: vf::soak::run,
     },
 ];
