@@ -313,6 +313,8 @@ impl Rig {
         });
         arguments.extend(self.pf_arguments.iter().cloned());
         arguments.extend_from_slice(mediator);
+        // That of a driver that was killed is no sign that this one is ready.
+        let _ = std::fs::remove_file(self.pf_control().path());
         let program = self.start("pf-driver", "pf", arguments)?;
         let mut awaited = vec![self.pf_control().path().to_path_buf()];
         awaited.extend_from_slice(offered);

@@ -449,7 +449,8 @@ fn igbvf_without_an_address_chooses_one_and_keeps_it_over_a_reset() {
 fn igbvf_sees_that_a_vlan_is_refused() {
     let mut arbiter = arbiter();
     arbiter.switch.vport_mut(0).unwrap().policy.allowed_vlans = Some(vec![100]);
-    arbiter.mailbox(0, &VfMessage::Reset.encode());
+    let (begun, _) = arbiter.mailbox(0, &VfMessage::Reset.encode());
+    assert_eq!(begun, Ok(()));
     let message = VfMessage::SetVlan {
         add: true,
         vid: 300,

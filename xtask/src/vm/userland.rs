@@ -20,7 +20,7 @@ use super::machine::VmConfig;
 use super::packages::{Packages, TOOLS, merged};
 
 /// Changes when the same packages are put together in another way.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The programs of [`TOOLS`] that are put into the guest.
 const PROGRAMS: [&str; 7] = ["ip", "tc", "bridge", "ss", "ethtool", "iperf3", "tcpdump"];

@@ -36,6 +36,8 @@ pub(super) const ALLOWED_VLANS: [u16; 3] = [100, 200, 201];
 const SETTLE: Duration = Duration::from_secs(20);
 /// How many of a kernel's last words on igbvf a failure shows.
 const KERNEL_LINES: usize = 6;
+/// How many requests that were not granted it shows.
+const AUDIT_LINES: usize = 8;
 /// How long a capture waits for frames that may never come.
 const CAPTURE: Duration = Duration::from_secs(3);
 /// Between two looks at something that nothing announces.
@@ -400,6 +402,12 @@ impl<'a> World<'a> {
         for program in self.rig.programs() {
             eprintln!("-- {} said last:\n{}", program.name(), program.tail());
         }
+        let audit = std::fs::read_to_string(self.rig.audit()).unwrap_or_default();
+        let refused: Vec<_> = audit.lines().filter(|line| is_refusal(line)).collect();
+        eprintln!("-- requests that were not granted:");
+        for line in refused.iter().rev().take(AUDIT_LINES).rev() {
+            eprintln!("    {line}");
+        }
         for guest in [&self.left, &self.right].into_iter().flatten() {
             let words = guest.kernel_words("igbvf");
             let last = words.rsplit(" | ").take(KERNEL_LINES).collect::<Vec<_>>();
@@ -409,6 +417,11 @@ impl<'a> World<'a> {
             }
         }
     }
+}
+
+/// Whether a line of the mediator's audit log tells of a request that was not granted.
+fn is_refusal(line: &str) -> bool {
+    line.contains("\"verdict\"") && !line.contains("\"verdict\":\"ok\"")
 }
 
 /// Looks again and again, `limit` at most, whether `done`: for what nothing announces.
