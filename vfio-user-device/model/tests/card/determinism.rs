@@ -4,6 +4,7 @@ use igb::*;
 use igb_model::*;
 use proptest::prelude::*;
 
+use crate::packets::*;
 use crate::world::*;
 
 #[derive(Clone, Debug)]
@@ -11,6 +12,7 @@ enum Step {
     Write(usize, u64, u32),
     Read(usize, u64),
     Send(usize, usize, usize),
+    Cut(usize, usize, usize),
     Wire(usize, usize),
     Run,
     Take(usize),
@@ -24,6 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (function.clone(), 0u64..0x4000, any::<u32>()).prop_map(|(f, at, v)| Step::Write(f, at & !3, v)),
         2 => (function.clone(), 0u64..0x4000).prop_map(|(f, at)| Step::Read(f, at & !3)),
         8 => (function.clone(), 0usize..5, 14usize..3000).prop_map(|(f, to, n)| Step::Send(f, to, n)),
+        2 => (function.clone(), 1usize..20_000, 1usize..3000).prop_map(|(f, n, mss)| Step::Cut(f, n, mss)),
         3 => (0usize..5, 14usize..3000).prop_map(|(to, n)| Step::Wire(to, n)),
         4 => Just(Step::Run),
         4 => function.clone().prop_map(Step::Take),
@@ -64,6 +67,12 @@ fn play(steps: &[Step]) -> Seen {
                     &frame(to, mac_of(f), len),
                     igb::descriptor::TxCommand::empty(),
                 );
+                let tail = w.driver(f).tx_next;
+                w.set_queue(f, queue_page::QueueRegister::TDT, tail);
+            }
+            Step::Cut(slot, len, mss) => {
+                let f = FunctionId::from_slot(slot).unwrap();
+                queue_packet(&mut w, f, &Packet::new(len, mss), &[]);
                 let tail = w.driver(f).tx_next;
                 w.set_queue(f, queue_page::QueueRegister::TDT, tail);
             }
