@@ -347,3 +347,6 @@ impl Ipv6 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,3 +130,6 @@ impl TupleFilter {
             && (pool.is_none() || same(self.pool, pool))
     }
 }
+
+#[cfg(test)]
+mod tests;

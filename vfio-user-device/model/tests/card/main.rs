@@ -2,6 +2,7 @@
 
 mod access;
 mod cancelled;
+mod checksums;
 mod clock;
 mod config_space;
 mod determinism;
@@ -15,6 +16,7 @@ mod offloads;
 mod packets;
 mod probe;
 mod protocols;
+mod queues;
 mod resets;
 mod segmentation;
 mod segmentation_hostile;
