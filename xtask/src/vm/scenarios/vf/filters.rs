@@ -29,12 +29,12 @@ pub(super) fn multicast(world: &mut World<'_>, report: &mut Report) -> Result<()
     let interface = right.interface(0)?;
     let maddr =
         |what: &str, n: u8| right.ip(&format!("maddress {what} {} dev {interface}", group(n)));
-    let before = world.crosses(&group(1), &own, 1, 5)?;
+    let before = world.crosses((&group(1), &own), 1, 5, false)?;
     maddr("add", 1)?;
-    let joined = world.crosses(&group(1), &own, 2, 5)?;
-    let other = world.crosses(&group(2), &own, 3, 5)?;
+    let joined = world.crosses((&group(1), &own), 2, 5, true)?;
+    let other = world.crosses((&group(2), &own), 3, 5, false)?;
     maddr("del", 1)?;
-    let left_again = world.crosses(&group(1), &own, 4, 5)?;
+    let left_again = world.crosses((&group(1), &own), 4, 5, false)?;
     report.check(
         "vm/vf/multicast received while joined, and nothing else",
         (before, joined, other, left_again) == (0, 5, 0, 0),
@@ -49,7 +49,7 @@ pub(super) fn multicast(world: &mut World<'_>, report: &mut Report) -> Result<()
     }
     let hashes = world.config(RIGHT)?["multicast"].as_u64().unwrap_or(0);
     let frames = (1..=GROUPS).map(|n| guest::frame(&group(n), &own, n));
-    let seen = world.exchange(frames.collect::<Result<_>>()?)?;
+    let seen = world.exchange(frames.collect::<Result<_>>()?, NAMED)?;
     let mut arrived = 0;
     for n in 1..=GROUPS {
         arrived += guest::count(&seen, &own, n)?;
@@ -66,7 +66,7 @@ pub(super) fn multicast(world: &mut World<'_>, report: &mut Report) -> Result<()
              {arrived} groups are received"
         ),
     );
-    let after = world.crosses(&group(1), &own, 5, 5)?;
+    let after = world.crosses((&group(1), &own), 5, 5, false)?;
     report.check(
         "vm/vf/multicast filter shrinks again",
         after == 0,
@@ -82,8 +82,8 @@ pub(super) fn promiscuous(world: &mut World<'_>, report: &mut Report) -> Result<
     let interface = right.interface(0)?;
     right.ip(&format!("link set dev {interface} promisc on"))?;
     right.ip(&format!("link set dev {interface} allmulticast on"))?;
-    let unicast = world.crosses(STRANGER, &own, 1, 5);
-    let multicast = world.crosses(&group(0xF0), &own, 2, 5);
+    let unicast = world.crosses((STRANGER, &own), 1, 5, false);
+    let multicast = world.crosses((&group(0xF0), &own), 2, 5, false);
     right.ip(&format!("link set dev {interface} promisc off"))?;
     right.ip(&format!("link set dev {interface} allmulticast off"))?;
     let (unicast, multicast) = (unicast?, multicast?);

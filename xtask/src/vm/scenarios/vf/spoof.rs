@@ -8,7 +8,7 @@ use crate::report::Report;
 
 const FALSE_SOURCE: &str = "02:bb:bb:bb:bb:bb";
 const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
-const FRAMES: usize = 100;
+const FRAMES: usize = 50;
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A false source address; then with `spoofchk off`.
@@ -16,7 +16,7 @@ pub(super) fn source(world: &mut World<'_>, report: &mut Report) -> Result<()> {
     let dropped = world.drops("vf0", "spoofed-mac")?;
     let told = world.vf_stats(LEFT)?["tx_spoofed"].as_u64().unwrap_or(0);
     let uplink = sent_by_uplink(world)?;
-    let arrived = world.crosses(BROADCAST, FALSE_SOURCE, 1, FRAMES)?;
+    let arrived = world.crosses((BROADCAST, FALSE_SOURCE), 1, FRAMES, false)?;
     let counted = world.drops("vf0", "spoofed-mac")? - dropped;
     report.check(
         "vm/vf/spoofed frames dropped and counted",
@@ -38,7 +38,7 @@ pub(super) fn source(world: &mut World<'_>, report: &mut Report) -> Result<()> {
         format!("{left} frames left meanwhile, {FRAMES} broadcasts were sent with a false source"),
     );
     world.set(LEFT, "spoofchk", "off")?;
-    let arrived = world.crosses(BROADCAST, FALSE_SOURCE, 2, FRAMES);
+    let arrived = world.crosses((BROADCAST, FALSE_SOURCE), 2, FRAMES, true);
     let left = sent_by_uplink(world)? - uplink;
     world.set(LEFT, "spoofchk", "on")?;
     let arrived = arrived?;
@@ -47,7 +47,7 @@ pub(super) fn source(world: &mut World<'_>, report: &mut Report) -> Result<()> {
         arrived == FRAMES,
         format!("{arrived} of {FRAMES} arrived, {left} frames left by the uplink"),
     );
-    let again = world.crosses(BROADCAST, FALSE_SOURCE, 3, 5)?;
+    let again = world.crosses((BROADCAST, FALSE_SOURCE), 3, 5, false)?;
     report.check(
         "vm/vf/spoofed frames dropped with the check back on",
         again == 0,
@@ -62,7 +62,7 @@ pub(super) fn vlan(world: &mut World<'_>, report: &mut Report) -> Result<()> {
     let dropped = world.drops("vf0", "spoofed-vlan")?;
     let mut frame = guest::frame(BROADCAST, &own, 4)?;
     frame.splice(12..12, [0x81, 0x00, 0x00, 201]);
-    let seen = world.exchange(vec![frame; 10])?;
+    let seen = world.exchange(vec![frame; 10], 0)?;
     let arrived = seen
         .iter()
         .filter(|frame| frame.get(12..14) == Some(&[0x81, 0x00]))

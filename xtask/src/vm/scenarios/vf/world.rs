@@ -38,8 +38,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 const KERNEL_LINES: usize = 6;
 /// How many requests that were not granted it shows.
 const AUDIT_LINES: usize = 8;
-/// How long a capture waits for frames that may never come.
-const CAPTURE: Duration = Duration::from_secs(3);
+/// How long a capture waits for frames that must come, and for those that must not.
+const ALL: Duration = Duration::from_secs(20);
+const SOME: Duration = Duration::from_secs(5);
 /// Between two looks at something that nothing announces.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -342,7 +343,11 @@ impl<'a> World<'a> {
     /// Sends `frames` from the left guest and gives what the right guest receives of them. A last
     /// frame, sent as it should be and broadcast, must arrive: what was sent before it on the same
     /// queue has then been switched.
-    pub(super) fn exchange(&self, mut frames: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn exchange(
+        &self,
+        mut frames: Vec<Vec<u8>>,
+        expected: usize,
+    ) -> Result<Vec<Vec<u8>>> {
         const LAST: u8 = 0xEE;
         let (left, right) = (self.left()?, self.right()?);
         let own = left.link(0)?.mac;
@@ -353,7 +358,9 @@ impl<'a> World<'a> {
             .agent()
             .begin_capture(&right.interface(0)?, many + 1)?;
         left.vm.agent().send_frames(&left.interface(0)?, &frames)?;
-        let seen = capture.end(CAPTURE)?;
+        // It ends when it has all of them; those that never come have had time to.
+        let time = if expected == many { ALL } else { SOME };
+        let seen = capture.end(time)?;
         ensure!(
             guest::count(&seen, &own, LAST)? == 1 || seen.len() > many,
             "not even a frame with the guest's own address arrived; {} others did",
@@ -362,9 +369,17 @@ impl<'a> World<'a> {
         Ok(seen)
     }
 
-    /// How many of `many` test frames from `from` to `to` get from the left guest to the right one.
-    pub(super) fn crosses(&self, to: &str, from: &str, mark: u8, many: usize) -> Result<usize> {
-        let seen = self.exchange(vec![guest::frame(to, from, mark)?; many])?;
+    /// How many of `many` test frames from `from` to `to` get from the left guest to the right one,
+    /// where all are to, or none.
+    pub(super) fn crosses(
+        &self,
+        (to, from): (&str, &str),
+        mark: u8,
+        many: usize,
+        all: bool,
+    ) -> Result<usize> {
+        let expected = if all { many } else { 0 };
+        let seen = self.exchange(vec![guest::frame(to, from, mark)?; many], expected)?;
         guest::count(&seen, from, mark)
     }
 
@@ -421,7 +436,7 @@ impl<'a> World<'a> {
 
 /// Whether a line of the mediator's audit log tells of a request that was not granted.
 fn is_refusal(line: &str) -> bool {
-    line.contains("\"verdict\"") && !line.contains("\"verdict\":\"ok\"")
+    line.contains("\"verdict\"") && !line.contains("\"verdict\":\"Ok\"")
 }
 
 /// Looks again and again, `limit` at most, whether `done`: for what nothing announces.
