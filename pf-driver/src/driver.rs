@@ -13,7 +13,7 @@ use igb::{
 use igb_driver::interrupt::{Interrupts, OTHER_VECTOR};
 use igb_driver::netdev::{Changes, Counters, NetDevice, XmitError};
 use igb_driver::offload::{Offloads, RxChecksum, TxOffload};
-use igb_driver::queue::{Port, QueueOptions, packet_length};
+use igb_driver::queue::{Port, QueueFailure, QueueOptions, packet_length};
 use igb_driver::window::PfWindow;
 use igb_driver::{DriverError, Registers, config};
 use iommu::container::{Container, ContainerOptions};
@@ -34,6 +34,8 @@ use crate::vport::{LINK_MBITS, NicSwitch, PF_POOL};
 const POLLS: u32 = 100_000;
 /// How often the VFs' counters, which wrap, are taken.
 const STATS_PERIOD: Duration = Duration::from_secs(2);
+/// How often is looked for what no interrupt told of.
+const WATCHDOG: Duration = Duration::from_millis(500);
 
 /// How to run a PF.
 #[derive(Clone)]
@@ -84,8 +86,12 @@ pub struct PfDriver {
     pub(crate) channel: Option<Channel>,
     pub(crate) vf_counters: VfCounters,
     stats_due: Instant,
+    /// When to look after what no interrupt told of.
+    watchdog: Instant,
     link_up: bool,
     gone: bool,
+    /// By somebody else: nothing that was set up holds any more.
+    was_reset: bool,
     pub(crate) adopted: bool,
     /// VFs behind a mediator have yet to be told of a reset of the PF.
     pub(crate) reset_untold: bool,
@@ -203,8 +209,10 @@ impl PfDriver {
             channel: None,
             vf_counters: VfCounters::default(),
             stats_due: Instant::now() + STATS_PERIOD,
+            watchdog: Instant::now() + WATCHDOG,
             link_up,
             gone: false,
+            was_reset: false,
             adopted,
             reset_untold: false,
             other_interrupts: 0,
@@ -367,12 +375,46 @@ impl PfDriver {
         let mut changes = Changes::default();
         if self.interrupts.take(OTHER_VECTOR) {
             changes = self.handle_other()?;
+        } else if Instant::now() >= self.watchdog {
+            self.watchdog = Instant::now() + WATCHDOG;
+            changes.reset = self.look_after_queue()?;
+            if !self.was_reset {
+                // Causes stay in ICR when the message about them gets lost.
+                changes = changes.and(self.handle_causes()?);
+                self.interrupts.rearm(&self.regs, OTHER_VECTOR)?;
+            }
         }
         self.poll_channel()?;
         if self.num_vfs() != 0 && Instant::now() >= self.stats_due {
             self.update_vf_stats()?;
         }
         Ok(changes)
+    }
+
+    /// Start the queue anew if it stands still; whether that was done.
+    fn look_after_queue(&mut self) -> Result<bool, PfError> {
+        // A function that does not answer reads all ones, and one that was reset does not answer.
+        let silent = self.regs.read::<STATUS>()?.raw() == u32::MAX;
+        let failure = match silent {
+            true => Some(QueueFailure::Reset),
+            false => self.port.failure(&self.regs, Instant::now())?,
+        };
+        match failure {
+            None => Ok(false),
+            Some(QueueFailure::Reset) => {
+                log::error!("the PF was reset from outside");
+                self.was_reset = true;
+                Ok(false)
+            }
+            Some(QueueFailure::TransmitHangs) => {
+                log::warn!("the card does not send what it was given: the queue is started anew");
+                self.port.stop(&self.regs, &mut self.interrupts);
+                let mtu = self.arbiter.switch.pf_mtu;
+                self.port
+                    .open(&self.regs, &self.container, &mut self.interrupts, mtu)?;
+                Ok(true)
+            }
+        }
     }
 
     pub(crate) fn update_vf_stats(&mut self) -> Result<(), PfError> {
@@ -624,7 +666,7 @@ impl NetDevice for PfDriver {
             return Changes::default();
         }
         let result = self.service_all();
-        if self.regs.function().lost() || self.port.is_lost() {
+        if self.regs.function().lost() || self.port.is_lost() || self.was_reset {
             log::error!("the PF is gone; every VF is gone with it");
             self.gone = true;
             self.link_up = false;
@@ -651,7 +693,11 @@ impl NetDevice for PfDriver {
         }
         let stats =
             (self.num_vfs() != 0).then(|| self.stats_due.saturating_duration_since(Instant::now()));
-        [stats, self.channel_timeout()].into_iter().flatten().min()
+        let watchdog = self.watchdog.saturating_duration_since(Instant::now());
+        [stats, self.channel_timeout(), Some(watchdog)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn gone(&self) -> bool {

@@ -9,7 +9,7 @@ use igb::frame::MacAddress;
 use igb::{PVTCTRL, Value, pci, vf};
 use igb_driver::interrupt::{Interrupts, OTHER_VECTOR};
 use igb_driver::netdev::Changes;
-use igb_driver::queue::{Port, QueueOptions};
+use igb_driver::queue::{Port, QueueFailure, QueueOptions};
 use igb_driver::window::{VfWindow, Window as _};
 use igb_driver::{DriverError, Registers, config};
 use iommu::container::{Container, ContainerOptions};
@@ -288,11 +288,15 @@ impl VfDriver {
         }
         let outcome = if self.waiting.is_some_and(|at| at <= Instant::now()) {
             self.begin_again(&mut changes)
-        } else if self.interrupts.take(OTHER_VECTOR)
-            || self.waiting.is_none() && self.watchdog <= Instant::now()
-        {
+        } else if self.interrupts.take(OTHER_VECTOR) {
             self.watchdog = Instant::now() + WATCHDOG;
             self.hear(&mut changes)
+        } else if self.waiting.is_none() && self.watchdog <= Instant::now() {
+            // For interrupts that got lost, and for what has none.
+            self.watchdog = Instant::now() + WATCHDOG;
+            self.hear(&mut changes)
+                .and_then(|()| Ok(self.interrupts.rearm(&self.regs, OTHER_VECTOR)?))
+                .and_then(|()| self.look_after_queues(&mut changes))
         } else {
             Ok(())
         };
@@ -354,6 +358,27 @@ impl VfDriver {
             self.compare(before, changes);
         }
         Ok(self.interrupts.arm(&self.regs, OTHER_VECTOR)?)
+    }
+
+    /// Begin anew if the queues stand still, or were reset by somebody else.
+    fn look_after_queues(&mut self, changes: &mut Changes) -> Result<(), VfError> {
+        if self.waiting.is_some() {
+            return Ok(());
+        }
+        let Some(failure) = self.port.failure(&self.regs, Instant::now())? else {
+            return Ok(());
+        };
+        match failure {
+            QueueFailure::Reset => log::warn!("the VF was reset from outside: it begins anew"),
+            QueueFailure::TransmitHangs => {
+                log::warn!("the card does not send what it was given: the VF is reset");
+            }
+        }
+        let before = (self.granted, self.mac);
+        self.reset()?;
+        changes.reset = true;
+        self.compare(before, changes);
+        Ok(())
     }
 
     fn compare(&self, (granted, mac): (Granted, MacAddress), changes: &mut Changes) {

@@ -124,6 +124,17 @@ impl<W: Window> Interrupts<W> {
         Ok(())
     }
 
+    /// Unmasks a vector, whatever it is thought to be: one that masks itself when it fires stays
+    /// masked for good if that message gets lost.
+    ///
+    /// # Errors
+    ///
+    /// The function is gone.
+    pub fn rearm(&mut self, regs: &Registers, vector: u32) -> Result<(), FunctionError> {
+        self.armed &= !(1 << vector);
+        self.arm(regs, vector)
+    }
+
     /// Masks a vector.
     ///
     /// # Errors

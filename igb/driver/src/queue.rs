@@ -21,6 +21,10 @@ const RX_BATCH: u16 = 16;
 /// How long a queue's ENABLE is waited for before the card counts as hung. The datasheet gives it 10
 /// ms (4.5.9); an emulated card may have to wait for a processor.
 const ENABLE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the card may leave a descriptor that it was given before its queue counts as hung. A rate
+/// limit is no hang: a ring's eighth is sent within this at the slowest rate there is.
+const TX_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes around the payload of a frame in memory: header and one VLAN tag. The card adds the FCS.
 const OVERHEAD: u32 = (igb::frame::HEADER_LENGTH + igb::frame::TAG_LENGTH) as u32;
 /// Granularity of the card's receive buffers (SRRCTL.BSIZEPACKET).
@@ -61,6 +65,15 @@ pub const fn packet_length(mtu: u32) -> u32 {
     mtu + OVERHEAD + igb::frame::FCS_LENGTH as u32
 }
 
+/// Why queues that were opened do not work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFailure {
+    /// The function was reset, and not by its driver.
+    Reset,
+    /// The card has not sent what it was given.
+    TransmitHangs,
+}
+
 /// What a data path has done, beyond what its rings count.
 #[derive(Debug, Clone, Copy, Default)]
 struct PortStats {
@@ -92,6 +105,8 @@ struct Rings {
     rx: RxRing,
     /// Tail as the card knows it.
     tx_tail: u16,
+    /// The write-back that the card owed when last looked at, and since when.
+    owed: Option<(u64, Instant)>,
     rx_pending: u16,
 }
 
@@ -161,6 +176,7 @@ impl<W: Window> Port<W> {
         // Kept before anything can fail, so that `stop` disables what was enabled.
         let rings = self.rings.insert(Rings {
             tx_tail: tx.tail(),
+            owed: None,
             rx_pending: 0,
             tx,
             rx,
@@ -343,6 +359,35 @@ impl<W: Window> Port<W> {
         } else {
             Ok(())
         }
+    }
+
+    /// Why open queues do not work, if they do not; to be asked now and then. An interrupt that says
+    /// so there is none.
+    ///
+    /// # Errors
+    ///
+    /// The function is gone.
+    pub fn failure(
+        &mut self,
+        regs: &Registers,
+        now: Instant,
+    ) -> Result<Option<QueueFailure>, FunctionError> {
+        let Some(rings) = self.rings.as_mut() else {
+            return Ok(None);
+        };
+        // A reset clears it (datasheet 4.2.2).
+        if !regs.read_at::<W::Rxdctl>(self.queue)?.has(RXDCTL::ENABLE) {
+            return Ok(Some(QueueFailure::Reset));
+        }
+        rings.tx.reclaim();
+        rings.owed = rings.tx.owed().map(|number| match rings.owed {
+            Some((before, since)) if before == number => (number, since),
+            _ => (number, now),
+        });
+        let stuck = rings
+            .owed
+            .is_some_and(|(_, since)| now.saturating_duration_since(since) >= TX_PATIENCE);
+        Ok(stuck.then_some(QueueFailure::TransmitHangs))
     }
 
     /// Whether a doorbell found the function gone.

@@ -47,6 +47,8 @@ pub struct TxRing {
     clean: u16,
     /// Those between `clean` and `head` that ask for a write-back, in order.
     reports: VecDeque<u16>,
+    /// Write-backs that came.
+    reported: u64,
     report_every: u16,
     /// Descriptors since the last that asks.
     unreported: u16,
@@ -76,6 +78,7 @@ impl TxRing {
             head: 0,
             clean: 0,
             reports: VecDeque::with_capacity(8),
+            reported: 0,
             report_every: entries / 8,
             // The first frame asks.
             unreported: entries / 8 - 1,
@@ -218,6 +221,13 @@ impl TxRing {
         usize::from(self.memory.entries() - 1 - self.in_flight())
     }
 
+    /// Whether the card owes a write-back, and then how many came before it: a number that stays is a
+    /// queue that stands still.
+    #[must_use]
+    pub fn owed(&self) -> Option<u64> {
+        (!self.reports.is_empty()).then_some(self.reported)
+    }
+
     /// Takes back what the card has written back. It can claim only what it was given: the shadow
     /// says which descriptors those are, and in which order.
     pub fn reclaim(&mut self) {
@@ -227,6 +237,7 @@ impl TxRing {
                 break;
             }
             self.reports.pop_front();
+            self.reported += 1;
             self.clean = self.memory.next(report);
         }
     }
