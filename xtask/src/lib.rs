@@ -7,6 +7,7 @@ pub mod bench;
 pub mod build;
 pub mod control;
 pub mod demo;
+pub mod inside;
 pub mod netns;
 pub mod program;
 pub mod report;

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, scenarios, test, vm};
+use xtask::{bench, demo, inside, scenarios, test, vm};
 
 /// Run, test and measure Tandem.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ enum Command {
     Bench(bench::BenchOptions),
     /// Stock QEMU with stock kernels
     Vm(vm::VmCommand),
+    /// What scenarios run inside a network namespace
+    #[command(subcommand, hide = true)]
+    Inside(inside::Inside),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Scenarios(options) => scenarios::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Vm(command) => vm::run(command),
+        Command::Inside(what) => inside::run(&what),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

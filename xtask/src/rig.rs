@@ -56,6 +56,7 @@ pub struct Rig {
     // After the processes that run in them.
     places: BTreeMap<String, Arc<Namespace>>,
     pf_netdev: Option<String>,
+    vf_netdevs: BTreeMap<u16, String>,
     pf_arguments: Vec<String>,
     options: RigOptions,
     directory: TempDir,
@@ -97,6 +98,7 @@ impl Rig {
             card: None,
             places: BTreeMap::new(),
             pf_netdev: None,
+            vf_netdevs: BTreeMap::new(),
             pf_arguments: Vec::new(),
             options,
             directory,
@@ -113,6 +115,11 @@ impl Rig {
     /// [`PF_ADDRESS`].
     pub fn set_pf_netdev(&mut self, netdev: &str) {
         self.pf_netdev = Some(netdev.to_owned());
+    }
+
+    /// From its next start on, the driver of VF `vf` has this `--netdev` in place of a stack of its own.
+    pub fn set_vf_netdev(&mut self, vf: u16, netdev: &str) {
+        self.vf_netdevs.insert(vf, netdev.to_owned());
     }
 
     /// From its next start on, the PF driver gets these arguments too.
@@ -325,19 +332,21 @@ impl Rig {
     /// Start the driver of VF `vf` behind the mediator; returns when its control socket answers.
     pub fn start_vf(&mut self, vf: u16) -> anyhow::Result<()> {
         wait_for(&self.vf_socket(vf), START_LIMIT)?;
-        let arguments = [
+        let mut arguments: Vec<String> = vec![
             "run".into(),
             "--device".into(),
             format!("vfio-user:{}", text(&self.vf_socket(vf))),
             "--channel".into(),
             "mediated".into(),
-            "--netdev".into(),
-            "echo".into(),
-            "--address".into(),
-            format!("{}/24", vf_address(vf)),
             "--control".into(),
             text(self.vf_control(vf).path()),
         ];
+        match self.vf_netdevs.get(&vf) {
+            Some(netdev) => arguments.extend(["--netdev".into(), netdev.clone()]),
+            None => arguments.extend(["--address".into(), format!("{}/24", vf_address(vf))]),
+        }
+        // A driver that was killed has left its socket, which would count as the new one's.
+        let _ = std::fs::remove_file(self.vf_control(vf).path());
         let program = self.start("vf-driver", &format!("vf{vf}"), arguments)?;
         let program = self.ready(program, &[self.vf_control(vf).path().into()])?;
         self.vfs[usize::from(vf)] = Some(program);

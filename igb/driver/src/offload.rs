@@ -70,6 +70,11 @@ const UDP_CHECKSUM: u16 = 6;
 /// Fields of a context: MACLEN is below 128, IPLEN below 512 (datasheet 7.2.2.2.1).
 const MOST_IP_HEADER: usize = 511;
 
+/// Where the checksum is in an IPv4 header.
+const IPV4_CHECKSUM: usize = 10;
+/// Longest headers of a frame that the card splits (datasheet 7.2.4.5).
+const MOST_SPLIT_HEADERS: usize = 240;
+
 /// A frame's offload in the words of descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -83,6 +88,8 @@ pub(crate) struct Plan {
 pub(crate) struct Split {
     pub(crate) headers: usize,
     pub(crate) checksum_at: usize,
+    /// Where the IPv4 header's checksum is, which the card computes from what it finds there.
+    pub(crate) ip_checksum_at: Option<usize>,
 }
 
 impl Plan {
@@ -128,6 +135,9 @@ impl Plan {
         if l4 != L4Type::Tcp || words < 5 || mss == 0 || headers >= frame.len() {
             return None;
         }
+        if headers > MOST_SPLIT_HEADERS {
+            return None;
+        }
         if v4 {
             options |= TxOptions::IXSM;
         }
@@ -137,13 +147,14 @@ impl Plan {
             split: Some(Split {
                 headers,
                 checksum_at,
+                ip_checksum_at: v4.then_some(network + IPV4_CHECKSUM),
             }),
         })
     }
 }
 
 /// The pseudo header's sum as it stands in a frame that is split, without the length of the segment:
-/// the card adds that of each (datasheet 7.2.4.6). `length` is what was summed.
+/// the card adds that of each (datasheet 7.2.4.7). `length` is what was summed.
 pub(crate) fn without_length(sum: [u8; 2], length: usize) -> [u8; 2] {
     let sum = u32::from(u16::from_be_bytes(sum));
     // One's complement subtraction is addition of the complement; a length beyond 16 bits was folded.
@@ -222,6 +233,7 @@ mod tests {
         assert_eq!(plan.context.l4_length(), 32);
         let split = plan.split.expect("it is split");
         assert_eq!((split.headers, split.checksum_at), (66, 50));
+        assert_eq!(split.ip_checksum_at, Some(24));
         assert!(plan.options.contains(TxOptions::IXSM));
         long[34 + TCP_DATA_OFFSET] = 4 << 4;
         assert!(Plan::new(&long, offload).is_none(), "a header too short");

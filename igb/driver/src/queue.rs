@@ -12,7 +12,7 @@ use iommu::function::FunctionError;
 use crate::interrupt::{Interrupts, QUEUE_VECTOR};
 use crate::netdev::{Counters, XmitError};
 use crate::offload::{Offloads, Plan, RxChecksum, TxOffload};
-use crate::ring::{Full, RxRing, RxStats, Taken, TxRing, TxStats};
+use crate::ring::{Full, RxRing, RxStats, Taken, TxRing, TxStats, least_split};
 use crate::window::Window;
 use crate::{DriverError, Registers};
 
@@ -229,7 +229,7 @@ impl<W: Window> Port<W> {
     pub fn offloads(&self) -> Offloads {
         Offloads {
             checksum: true,
-            segmentation: 0,
+            segmentation: least_split(self.options.tx_entries),
         }
     }
 

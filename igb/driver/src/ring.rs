@@ -14,4 +14,5 @@ mod tx;
 
 pub use memory::{MAX_ENTRIES, MIN_ENTRIES};
 pub use rx::{RxRing, RxStats, Taken};
+pub(crate) use tx::least_split;
 pub use tx::{Full, TxRing, TxStats};

@@ -3,6 +3,7 @@
 
 mod fence;
 mod kill;
+mod netns;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::build;
 use crate::report::Report;
 use crate::rig::{Rig, RigOptions};
+use netns::Wiring;
 
 /// Which scenarios to run.
 #[derive(Debug, clap::Args)]
@@ -108,6 +110,13 @@ pub fn run(options: &ScenarioOptions) -> anyhow::Result<()> {
         }
         report.outcome(scenario.name, outcome);
     }
+    netns::run(
+        &[Wiring::Tap, Wiring::Packet],
+        &options.filter,
+        &programs,
+        options.keep,
+        &mut report,
+    );
     if let Some(json) = &options.json {
         report.write_json(json)?;
     }
@@ -116,6 +125,11 @@ pub fn run(options: &ScenarioOptions) -> anyhow::Result<()> {
         bail!("{failed} of {} scenarios failed", report.checks.len());
     }
     Ok(())
+}
+
+/// With the rights that this process has, the kernel's stack on TAPs: users get packet sockets.
+pub(crate) fn kernel_stacks(filter: &str, programs: &Path, report: &mut Report) {
+    netns::run(&[Wiring::Tap], filter, programs, false, report);
 }
 
 fn one(scenario: &Scenario, programs: &Path, keep: bool) -> anyhow::Result<String> {

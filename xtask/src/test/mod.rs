@@ -148,6 +148,10 @@ fn processes(options: &TestOptions, stage: &Stage, report: &mut Report) -> anyho
     stage.run_tests(&socket_scenarios()?, filter, report)?;
     println!("\nscenarios over processes ({})", stage.identity());
     stage.run(&["scenarios", filter], "process", report)?;
+    if nix::unistd::geteuid().is_root() {
+        println!("\nthe kernel's stack on TAPs (as root)");
+        crate::scenarios::kernel_stacks(filter, stage.programs(), report);
+    }
     if options.full && "demo".contains(filter) {
         println!("\n20 demos in a row, then 4 at once");
         stage.repeat_demo(20, 1, report)?;

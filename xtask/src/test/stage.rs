@@ -46,6 +46,11 @@ impl Stage {
         })
     }
 
+    /// Where the programs lie.
+    pub(super) fn programs(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// As whom the programs run.
     pub(super) fn identity(&self) -> String {
         let uid = self.unprivileged.unwrap_or_else(|| geteuid().as_raw());

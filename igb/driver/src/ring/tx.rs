@@ -8,12 +8,21 @@ use iommu::container::Container;
 
 use super::memory::{BUFFER_ALIGNMENT, RingMemory};
 use crate::DriverError;
-use crate::offload::{Plan, without_length};
+use crate::offload::{Plan, Split, without_length};
 
 /// Buffers of one frame: the card drops a frame with more than 64 descriptors, its context included.
 const MOST_BUFFERS: usize = 63;
 /// Where the checksum is in a TCP header.
 const TCP_CHECKSUM: usize = 16;
+
+/// Longest frame that a ring of `entries` descriptors has split, whatever its buffers' size.
+pub(crate) fn least_split(entries: u16) -> usize {
+    split_buffers(entries) * BUFFER_ALIGNMENT
+}
+
+fn split_buffers(entries: u16) -> usize {
+    usize::from((entries / 2).saturating_sub(1)).min(MOST_BUFFERS)
+}
 
 /// The ring has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,8 +125,7 @@ impl TxRing {
     /// on its way, and no more buffers than the card takes for one.
     #[must_use]
     pub fn max_split(&self) -> usize {
-        let buffers = usize::from(self.memory.entries() / 2 - 1).min(MOST_BUFFERS);
-        buffers * self.memory.buffer_size()
+        split_buffers(self.memory.entries()) * self.memory.buffer_size()
     }
 
     /// What went through.
@@ -190,7 +198,7 @@ impl TxRing {
             if let Some(split) = split
                 && self.head == first
             {
-                self.leave_out_length(frame, split.checksum_at, split.headers);
+                self.prepare_headers(frame, split);
             }
             let address = self.memory.buffer_address(self.head);
             let descriptor = TxData::new(address, part.len() as u16, command)
@@ -205,15 +213,17 @@ impl TxRing {
         Ok(())
     }
 
-    /// Of a frame that is split, the pseudo header's sum without the length.
-    fn leave_out_length(&self, frame: &[u8], at: usize, headers: usize) {
-        // The headers are shorter than a buffer; the card would otherwise get the sum as it stands.
-        if headers > self.memory.buffer_size() {
-            return;
-        }
+    /// Of a frame that is split: the pseudo header's sum without the length, which the card adds for
+    /// each part, and no checksum of IP's header.
+    fn prepare_headers(&self, frame: &[u8], split: Split) {
+        let at = split.checksum_at;
         let transport = frame.len() - (at - TCP_CHECKSUM);
         let sum = without_length([frame[at], frame[at + 1]], transport);
+        // The headers lie in the first buffer: they are much shorter than any.
         self.memory.fill_from(self.head, at, &sum);
+        if let Some(at) = split.ip_checksum_at {
+            self.memory.fill_from(self.head, at, &[0; 2]);
+        }
     }
 
     /// Descriptors that can be filled now.
@@ -410,6 +420,7 @@ mod tests {
         let (sent, first) = card.take_with_options(&ring).unwrap();
         let sum = without_length([frame[50], frame[51]], 60_000 - 34);
         frame[50..52].copy_from_slice(&sum);
+        frame[24..26].fill(0);
         assert_eq!(sent, frame);
         assert!(first.command().contains(TxCommand::TSE));
         assert_eq!(first.payload_length(), 60_000 - 54);
