@@ -320,3 +320,83 @@ fn what_cannot_be_opened_is_said_with_a_remedy() {
     assert!(run(&["--pf-grace=-1"]).contains("say a number of seconds"));
     assert!(!place.at("nic/pf.sock").exists());
 }
+
+#[test]
+fn faults_are_injected_and_told_and_two_runs_compared() {
+    let place = Place::new();
+    let run = |name: &str, rules: &[&str]| {
+        let (nic, trace) = (place.text(name), place.text(&format!("{name}.trace")));
+        let control = place.at(&format!("{name}.ctl"));
+        let control_text = place.text(&format!("{name}.ctl"));
+        let mut arguments = vec!["--socket-dir", &nic, "--trace", &trace];
+        arguments.extend(["--trace-frames", "--control", &control_text]);
+        rules
+            .iter()
+            .for_each(|rule| arguments.extend(["--inject", rule]));
+        let program = Program::start(&arguments, 1);
+        let pf = connect(&place.at(&format!("{name}/pf.sock")));
+        bring_up(&*pf, 2);
+        let dir = place.at(name);
+        let mut stations = [0, 1].map(|n| Station::open(connect(&vf_socket(&dir, n))));
+        let frame = broadcast(0, 60, 1);
+        assert!(stations[0].send(&frame));
+        assert_eq!(stations[1].receive(), frame);
+        let vf = &stations[0].function;
+        rig::read_register(&**vf, <igb::vf::VTSTATUS as igb::Register>::OFFSET);
+        let told = ask(&control, &json!({"op": "inject"}));
+        let added = ask(&control, &json!({"op": "inject", "rule": "read-ones,vf1"}));
+        assert_eq!(added["ok"], true, "{added}");
+        let refused = ask(&control, &json!({"op": "inject", "rule": "read-one"}));
+        let reason = refused["error"].as_str().expect("a reason");
+        assert!(reason.contains("\"read-one\" is no fault"), "{reason}");
+        let removed = ask(&control, &json!({"op": "inject", "remove": added["id"]}));
+        assert_eq!(removed["removed"], 1);
+        assert_eq!(
+            ask(&control, &json!({"op": "stats"}))["injected"],
+            told["rules"]
+        );
+        drop((stations, pf));
+        assert_eq!(program.end(Signal::SIGTERM), Some(0));
+        (trace, told)
+    };
+    let (plain, told) = run("a", &[]);
+    assert_eq!(told["rules"], json!([]));
+    // Over sockets a late interrupt still brings the frame.
+    let rules = ["interrupt-late=20ms,vf1", "read-ones,vf0,count=1"];
+    let (faulty, told) = run("b", &rules);
+    let struck = |n: usize| told["rules"][n]["injected"].as_u64();
+    assert!(struck(0) >= Some(1) && struck(1) == Some(1), "{told}");
+    let text = fs::read_to_string(&faulty).expect("the trace");
+    for expected in [
+        "vf1  # inject interrupt-late rule 0 msix[0]",
+        "vf0  # inject read-ones rule 1",
+        "vf0  # frame in 60 ff:ff:ff:ff:ff:ff < 02:00:00:00:00:00 0x88b5",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+    }
+    vfio_user_device::trace::parse(&text).expect("what is written can be read");
+
+    let compare = |a: &str, b: &str, more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_vfio-user-device"))
+            .args(["--trace-diff", a, b])
+            .args(more)
+            .output()
+            .expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = compare(&plain, &plain, &["--strict"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = compare(&plain, &faulty, &["--function", "vf0", "--json"]);
+    assert_eq!(code, Some(1), "{said}");
+    let report: Value = serde_json::from_str(&said).expect("JSON");
+    let first = &report["differences"][0];
+    assert_eq!(
+        (&first["function"], &first["kind"]),
+        (&json!("vf0"), &json!("value"))
+    );
+    let (code, said) = compare(&plain, &faulty, &["--function", "pf"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("no difference in"), "{said}");
+    assert_eq!(compare(&plain, "/proc/none/x", &[]).0, Some(2));
+}
