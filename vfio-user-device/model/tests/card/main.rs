@@ -21,5 +21,6 @@ mod resets;
 mod segmentation;
 mod segmentation_hostile;
 mod split;
+mod stamping;
 mod wake;
 mod world;
