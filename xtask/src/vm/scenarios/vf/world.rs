@@ -97,11 +97,12 @@ impl Host {
         Ok(())
     }
 
-    /// iperf3 inside the namespace, killed after `limit` seconds.
+    /// iperf3 inside the namespace, ended after `limit` seconds, and with this process: one left
+    /// behind would hold the namespace and whatever it inherited.
     fn iperf3(&self, stage: &Stage<'_>, limit: &str, words: &[&str]) -> Result<Command> {
         let tool = stage.host_tool("iperf3")?;
-        let mut command = self.namespace.command("timeout");
-        command.args(["--kill-after=2", limit]);
+        let mut command = self.namespace.command("setpriv");
+        command.args(["--pdeathsig", "TERM", "timeout", "--kill-after=2", limit]);
         command.arg(tool.get_program()).args(tool.get_args());
         let given =
             |(name, value): (&OsStr, Option<&OsStr>)| Some((name.to_owned(), value?.to_owned()));
