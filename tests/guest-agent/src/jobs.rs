@@ -1,6 +1,7 @@
 //! Programs that run while the agent serves other requests.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use guest_agent::PATH;
 use guest_agent::protocol::{Executed, MAX_OUTPUT};
 use nix::errno::Errno;
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -36,8 +38,8 @@ impl Jobs {
     }
 
     /// Starts a program; its standard input stays open.
-    pub(crate) fn spawn(&self, argv: &[String]) -> Result<u32> {
-        let job = Job::start(argv, Stdio::piped())?;
+    pub(crate) fn spawn(&self, argv: &[String], terminal: bool) -> Result<u32> {
+        let job = Job::start(argv, Stdio::piped(), terminal)?;
         let mut table = self.table();
         table.0 += 1;
         let number = table.0;
@@ -83,7 +85,7 @@ impl Jobs {
 /// Runs a program to its end; kills it, and whoever else holds its output,
 /// when `timeout` is over.
 pub(crate) fn exec(argv: &[String], timeout: Duration) -> Result<Executed> {
-    let job = Job::start(argv, Stdio::null())?;
+    let job = Job::start(argv, Stdio::null(), false)?;
     let ended = job.wait(timeout);
     if !ended.timed_out {
         return Ok(ended);
@@ -113,14 +115,21 @@ struct State {
 }
 
 impl Job {
-    fn start(argv: &[String], input: Stdio) -> Result<Arc<Self>> {
+    fn start(argv: &[String], input: Stdio, terminal: bool) -> Result<Arc<Self>> {
         let (program, arguments) = argv.split_first().context("argv is empty")?;
+        // Both ends close when the program, or the reader, is done.
+        let (master, output) = if terminal {
+            let pair = openpty(None, None).context("open a terminal")?;
+            (Some(File::from(pair.master)), Stdio::from(pair.slave))
+        } else {
+            (None, Stdio::piped())
+        };
         let mut child = Command::new(program)
             .args(arguments)
             .env("PATH", PATH)
             .env("HOME", "/root")
             .stdin(input)
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
@@ -134,7 +143,10 @@ impl Job {
             changed: Condvar::new(),
             input: Mutex::new(child.stdin.take()),
         });
-        let stdout = child.stdout.take().context("no standard output")?;
+        let stdout: Box<dyn Read + Send> = match (master, child.stdout.take()) {
+            (Some(master), _) => Box::new(master),
+            (None, stdout) => Box::new(stdout.context("no standard output")?),
+        };
         let stderr = child.stderr.take().context("no standard error")?;
         let reader = job.clone();
         thread::spawn(move || reader.collect(0, stdout));
@@ -283,7 +295,7 @@ mod tests {
     fn a_job_is_spoken_to_and_waited_for_once() {
         let jobs = Jobs::default();
         let job = jobs
-            .spawn(&shell("read word; echo got $word; read x"))
+            .spawn(&shell("read word; echo got $word; read x"), false)
             .unwrap();
         assert!(jobs.wait(job, Duration::ZERO).unwrap().timed_out);
         jobs.input(job, "ping\n").unwrap();
@@ -301,11 +313,24 @@ mod tests {
     #[test]
     fn waiting_for_words_that_a_program_never_says_ends_with_it() {
         let jobs = Jobs::default();
-        let job = jobs.spawn(&shell("echo other")).unwrap();
+        let job = jobs.spawn(&shell("echo other"), false).unwrap();
         assert_eq!(jobs.expect(job, "words", 0, LONG).unwrap(), "other\n");
         // A signal to what has ended is no error, and reaches nobody.
         jobs.job(job).unwrap().wait(LONG);
         jobs.signal(job, Signal::SIGKILL as i32).unwrap();
+        assert_eq!(jobs.wait(job, LONG).unwrap().code, 0);
+    }
+
+    #[test]
+    fn a_program_on_a_terminal_knows_it_and_its_end_is_seen() {
+        let jobs = Jobs::default();
+        let job = jobs
+            .spawn(&shell("test -t 1 && echo terminal"), true)
+            .unwrap();
+        assert_eq!(
+            jobs.expect(job, "terminal", 0, LONG).unwrap().trim(),
+            "terminal"
+        );
         assert_eq!(jobs.wait(job, LONG).unwrap().code, 0);
     }
 }

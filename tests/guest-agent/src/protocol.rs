@@ -91,6 +91,10 @@ pub enum Op {
     Spawn {
         /// Program and arguments.
         argv: Vec<String>,
+        /// Whether its standard output is a terminal, so that it says at once
+        /// what it has to say.
+        #[serde(default)]
+        terminal: bool,
     },
     /// Waits for a job's end, after which it is forgotten. Result:
     /// [`Executed`], with `timed_out` if it still runs.

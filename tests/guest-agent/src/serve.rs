@@ -174,7 +174,7 @@ fn carry_out(guest: &Guest, op: Op) -> Result<Value> {
         Op::LoadModule { name, params } => json(modules::load(&name, &params)?),
         Op::UnloadModule { name } => json(modules::unload(&name)?),
         Op::Exec { argv, timeout_ms } => json(jobs::exec(&argv, millis(timeout_ms))?),
-        Op::Spawn { argv } => json(guest.jobs.spawn(&argv)?),
+        Op::Spawn { argv, terminal } => json(guest.jobs.spawn(&argv, terminal)?),
         Op::Wait { job, timeout_ms } => json(guest.jobs.wait(job, millis(timeout_ms))?),
         Op::Signal { job, signal } => json(guest.jobs.signal(job, signal)?),
         Op::Input { job, text } => json(guest.jobs.input(job, &text)?),

@@ -41,6 +41,15 @@ struct Verdict {
     qemu: String,
     kernel: String,
     accel: Accel,
+    /// Why it is not KVM.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Says once why VMs are slow.
+fn tell(reason: &str) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| eprintln!("VMs run on TCG: {reason}"));
 }
 
 /// KVM if it really boots the kernel, else TCG. The first call finds out;
@@ -48,8 +57,7 @@ struct Verdict {
 /// same.
 pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        static TOLD: Once = Once::new();
-        TOLD.call_once(|| eprintln!("VMs run on TCG: /dev/kvm: {error}"));
+        tell(&format!("/dev/kvm: {error}"));
         return Ok(Accel::Tcg);
     }
     let _lock = dir.lock("accel.lock")?;
@@ -59,6 +67,7 @@ pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
         qemu: installation.qemu.version.clone(),
         kernel: installation.kernel.release.clone(),
         accel: Accel::Kvm,
+        reason: None,
     };
     let known = fs::read(&path)
         .ok()
@@ -66,6 +75,10 @@ pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
     if let Some(known) = known.filter(|known: &Verdict| {
         (&known.host, &known.qemu, &known.kernel) == (&verdict.host, &verdict.qemu, &verdict.kernel)
     }) {
+        if known.accel == Accel::Tcg {
+            let reason = known.reason.as_deref().unwrap_or("it did not say why");
+            tell(&format!("KVM did not boot the kernel before: {reason}"));
+        }
         return Ok(known.accel);
     }
     eprintln!("Finding out whether KVM boots the guest's kernel, at most {PROBE_BOUND:?}");
@@ -78,9 +91,10 @@ pub fn best(dir: &VmDir, installation: &Installation) -> Result<Accel> {
     match Vm::start(dir, installation, &config).and_then(Vm::shutdown) {
         Ok(()) => {}
         Err(error) => {
-            let reason = error.root_cause();
-            eprintln!("VMs run on TCG, because KVM does not boot the kernel: {reason}");
+            let reason = error.root_cause().to_string();
+            tell(&format!("KVM does not boot the kernel: {reason}"));
             verdict.accel = Accel::Tcg;
+            verdict.reason = Some(reason);
         }
     }
     let text = serde_json::to_vec_pretty(&verdict).context("encode the verdict")?;

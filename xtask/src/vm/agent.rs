@@ -234,7 +234,19 @@ impl Agent {
 
     /// Starts a program and leaves it running; returns its job's number.
     pub fn spawn(&self, argv: &[&str]) -> Result<u32> {
-        self.quick(Op::Spawn { argv: words(argv) })
+        self.quick(Op::Spawn {
+            argv: words(argv),
+            terminal: false,
+        })
+    }
+
+    /// The same for a program that keeps its output back unless it goes to a
+    /// terminal; lines then end as a terminal's do.
+    pub fn spawn_on_terminal(&self, argv: &[&str]) -> Result<u32> {
+        self.quick(Op::Spawn {
+            argv: words(argv),
+            terminal: true,
+        })
     }
 
     /// Waits for a job's end, after which it is forgotten. An error if it

@@ -94,6 +94,8 @@ pub(super) fn build(dir: &VmDir, installation: &Installation, config: &VmConfig)
     for folder in ["usr/sbin", "usr/lib", "usr/lib64"] {
         archive.folder(folder);
     }
+    archive.link("var/run", "/run");
+    archive.link("var/tmp", "/tmp");
     for link in ["bin", "sbin", "lib", "lib64"] {
         archive.link(link, &format!("usr/{link}"));
     }

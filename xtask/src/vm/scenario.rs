@@ -61,13 +61,17 @@ impl<'a> Stage<'a> {
             ..config
         };
         Vm::start_observed(self.dir, self.installation, &config, |handle| {
-            let mut guests = self.guests.lock().expect("no holder panics");
-            guests.push(handle);
-            if self.over.load(Ordering::SeqCst) {
-                bail!("the time of this scenario is over");
-            }
-            Ok(())
+            self.observe(handle)
         })
+    }
+
+    fn observe(&self, guest: Handle) -> Result<()> {
+        let mut guests = self.guests.lock().expect("no holder panics");
+        guests.push(guest);
+        if self.over.load(Ordering::SeqCst) {
+            bail!("the time of this scenario is over");
+        }
+        Ok(())
     }
 
     /// A command that runs a tool of the guest, `iperf3` for one, on this
@@ -339,10 +343,7 @@ mod tests {
             &config,
             Accel::Tcg,
             &Default::default(),
-            |handle| {
-                stage.guests.lock().unwrap().push(handle);
-                Ok(())
-            },
+            |handle| stage.observe(handle),
         )?;
         vm.agent().pci().map(drop)
     }
@@ -352,7 +353,7 @@ mod tests {
         let script = format!("{MONITOR}; {HELLO}; echo 'the last words' >&2; exec sleep 1000");
         let (_temp, dir, installation) = fake(&script);
         let stage = Stage::new(&dir, &installation, Path::new("/"));
-        let report = run_within(&scenario(ask), &stage, Duration::from_millis(300));
+        let report = run_within(&scenario(ask), &stage, Duration::from_secs(3));
         let names: Vec<_> = report.failures().map(|check| check.name.as_str()).collect();
         assert_eq!(names, ["vm/test/time", "vm/test"]);
         let detail = &report.checks[1].detail;
