@@ -43,7 +43,7 @@ use tx::TxQueue;
 pub struct Progress {
     /// There is more to do right away.
     pub more: bool,
-    /// Frames taken from transmit rings.
+    /// Frames taken from transmit rings. What is cut counts as the frames it becomes.
     pub frames: u32,
     /// Queues wait for their rate limit, or for DMA that was cancelled: there is more to do at this
     /// time.
