@@ -13,6 +13,7 @@ use super::{Uplink, UplinkError, UplinkLoss};
 pub struct KernelInterface {
     interface: Interface,
     told: AtomicBool,
+    removed: AtomicBool,
 }
 
 impl KernelInterface {
@@ -27,7 +28,20 @@ impl KernelInterface {
         Ok(Self {
             interface: Interface::open(&Spec { kind, name }, headers)?,
             told: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
         })
+    }
+
+    /// Nothing comes or goes any more. Its descriptor, which would always be ready, is waited for no
+    /// longer.
+    fn lost(&self) {
+        if !self.removed.swap(true, Ordering::Relaxed) {
+            log::error!(
+                "the interface {} of the uplink was removed: the port has no cable until the card is \
+                 started again",
+                self.interface.name()
+            );
+        }
     }
 
     /// Whether the frame is whole, or could be made so.
@@ -56,7 +70,11 @@ impl Uplink for KernelInterface {
             .send(Header::default(), frame)
             .map_err(|loss| match loss {
                 Loss::Full => UplinkLoss::Full,
-                Loss::Down | Loss::Removed => UplinkLoss::NoPeer,
+                Loss::Down => UplinkLoss::NoPeer,
+                Loss::Removed => {
+                    self.lost();
+                    UplinkLoss::NoPeer
+                }
                 Loss::Refused(_) => UplinkLoss::Failed,
             })
     }
@@ -69,6 +87,10 @@ impl Uplink for KernelInterface {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
+                Err(Loss::Removed) => {
+                    self.lost();
+                    return None;
+                }
                 // A packet socket says once that its interface went down.
                 Err(_) => return None,
             }
@@ -76,6 +98,6 @@ impl Uplink for KernelInterface {
     }
 
     fn ready(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.interface.as_fd())
+        (!self.removed.load(Ordering::Relaxed)).then(|| self.interface.as_fd())
     }
 }

@@ -376,6 +376,34 @@ pub(super) fn interface_removed(world: &mut World, _: &mut Found<'_>) -> anyhow:
     Ok(said.trim().to_owned())
 }
 
+pub(super) fn uplink_removed(world: &mut World, _: &mut Found<'_>) -> anyhow::Result<String> {
+    let mark = world.rig.card()?.mark();
+    world
+        .namespace(At::Uplink)
+        .ip(&["link", "del", "dev", "up0"])?;
+    let card = world.rig.card()?;
+    card.wait_for_line(mark, "was removed", CHANGE_LIMIT)?;
+    let pid = card.pid();
+    let before = cpu_ticks(pid)?;
+    // Two seconds in which the card has next to nothing to do.
+    let unanswered = ["--count", "2", "--timeout-ms", "1000"];
+    let replies = world.ping_address(VF0, "10.9.0.1", &unanswered)?;
+    let ticks = cpu_ticks(pid)? - before;
+    ensure!(replies == 0, "the uplink answered");
+    ensure!(ticks < 40, "the card was busy for {ticks} ticks of 200");
+    world.reaches(VF0, VF1)?;
+    Ok(format!("{ticks} ticks of 200, and VF0 reaches VF1"))
+}
+
+/// Hundredths of a second that a process has been running for.
+fn cpu_ticks(pid: nix::unistd::Pid) -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name before it may have spaces in it. Then come the state, ten numbers, and the two.
+    let (_, rest) = stat.rsplit_once(") ").context("a name")?;
+    let times = rest.split(' ').skip(11).take(2);
+    times.map(|time| Ok(time.parse::<u64>()?)).sum()
+}
+
 pub(super) fn end(world: &mut World, _: &mut Found<'_>) -> anyhow::Result<String> {
     world.rig.stop_all()?;
     Ok("every program ended with 0".to_owned())

@@ -52,6 +52,10 @@ const CHECKS: &[(&str, Body)] = &[
         "an interface that is removed ends its driver with an error",
         checks::interface_removed,
     ),
+    (
+        "an uplink that is removed is said, and the card rests",
+        checks::uplink_removed,
+    ),
     ("an orderly end", checks::end),
 ];
 
