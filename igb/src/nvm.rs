@@ -42,6 +42,8 @@ pub const CHECKSUM_WORD: usize = 0x3F;
 
 /// Bits 15:14 of INIT_CONTROL_1: a valid EEPROM.
 pub const SIGNATURE: u16 = 1 << 14;
+/// INIT_CONTROL_2: pause frames both ways are advertised.
+pub const PAUSE_BOTH_WAYS: u16 = 3 << 12;
 /// INIT_CONTROL_3: APM wake-up is enabled.
 pub const APM_ENABLE: u16 = 1 << 10;
 /// In PBA: the part number is behind a pointer, not in the two words.

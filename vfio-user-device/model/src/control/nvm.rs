@@ -30,6 +30,7 @@ impl Nvm {
         words[nvm::DEVICE_ID] = pci::PF_DEVICE_ID;
         words[nvm::VENDOR_ID] = pci::VENDOR_INTEL;
         words[nvm::VF_DEVICE_ID] = pci::VF_DEVICE_ID;
+        words[nvm::INIT_CONTROL_2] = nvm::PAUSE_BOTH_WAYS;
         words[nvm::INIT_CONTROL_3_PORT_0] = nvm::APM_ENABLE;
         words[nvm::ALTERNATE_MAC_POINTER] = BLANK;
         words[nvm::CHECKSUM_WORD] = nvm::checksum(&words);
