@@ -103,6 +103,20 @@ impl Namespace {
         command
     }
 
+    /// The same for a command with its arguments and variables; what it does with its standard
+    /// streams is not taken over.
+    pub fn enter(&self, command: &Command) -> Command {
+        let mut inside = self.command(command.get_program());
+        inside.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside
+    }
+
     /// Run iproute2's `ip` inside; its standard output.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use super::initramfs;
 use super::layout::{Installation, VmDir};
 use super::logs::Folder;
 use super::qmp::Qmp;
+use crate::netns::Namespace;
 
 /// Longest path of a Unix socket, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
@@ -61,6 +62,8 @@ pub struct VmConfig {
     pub iommu: bool,
     /// Whether the guest may start anew without ending QEMU.
     pub reboots: bool,
+    /// Where QEMU runs, if not where this process does: a TAP of its network is found there.
+    pub place: Option<Arc<Namespace>>,
     /// Whether the logs stay even if the VM ends in good order.
     pub keep_logs: bool,
 }
@@ -86,7 +89,14 @@ impl VmConfig {
             iommu: false,
             reboots: false,
             keep_logs: false,
+            place: None,
         }
+    }
+
+    /// Runs QEMU inside a network namespace.
+    pub fn inside(mut self, place: Arc<Namespace>) -> Self {
+        self.place = Some(place);
+        self
     }
 
     /// Puts iproute2 (`ip`, `tc`, `bridge`, `ss`), `ethtool`, `iperf3` and
@@ -326,6 +336,9 @@ impl Vm {
         command.args(["-mon", "chardev=monitor,mode=control"]);
         if installation.qemu.exit_with_parent {
             command.args(["-run-with", "exit-with-parent=on"]);
+        }
+        if let Some(place) = &config.place {
+            command = place.enter(&command);
         }
         command
             .stdin(OwnedFd::from(agent_end))

@@ -1,8 +1,11 @@
 //! The scenarios, one file each.
 
 mod boot;
+mod compare;
+mod figures;
 mod guest;
 mod igbvf;
+mod pf;
 mod qemu_igb;
 mod vf;
 
@@ -51,5 +54,41 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "iperf3 both ways under random changes and VF resets; no hang, warning or leak",
         smoke: false,
         run: vf::soak::run,
+    },
+    Scenario {
+        name: "pf",
+        about: "stock igb on our card's own socket, against this machine's kernel",
+        smoke: true,
+        run: pf::run,
+    },
+    Scenario {
+        name: "pf-cable",
+        about: "stock igb on our card and on QEMU's, one cable between them: VLANs",
+        smoke: false,
+        run: pf::cable::run,
+    },
+    Scenario {
+        name: "pf-traffic",
+        about: "stock igb on our card: filters, queues, offloads one by one, iperf3",
+        smoke: false,
+        run: pf::run_traffic,
+    },
+    Scenario {
+        name: "pf-endurance",
+        about: "stock igb on our card: fifty reloads, a reboot, a minute of traffic",
+        smoke: false,
+        run: pf::run_endurance,
+    },
+    Scenario {
+        name: "compare",
+        about: "the same commands on our card and on QEMU's igb; differences must be known",
+        smoke: false,
+        run: compare::run,
+    },
+    Scenario {
+        name: "figures",
+        about: "throughput, latency and CPU time on our card and on QEMU's igb",
+        smoke: false,
+        run: figures::run,
     },
 ];
