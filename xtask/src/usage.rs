@@ -15,7 +15,7 @@ pub struct Usage {
     pub maps: usize,
     /// Threads.
     pub threads: usize,
-    /// Its proportional share of memory, in KiB.
+    /// Memory of its own, in KiB: not what it maps of its clients, which grows as they use theirs.
     pub pss_kib: u64,
 }
 
@@ -54,7 +54,7 @@ impl Usage {
             fds: entries("fd")?,
             maps: text("maps")?.lines().count(),
             threads: entries("task")?,
-            pss_kib: pss(&text("smaps_rollup")?).context("no Pss in smaps_rollup")?,
+            pss_kib: pss(&text("smaps_rollup")?).context("no Pss_Anon in smaps_rollup")?,
         })
     }
 
@@ -112,9 +112,11 @@ impl fmt::Display for Usage {
     }
 }
 
-/// The line `Pss:` of smaps_rollup, in KiB.
+/// The line `Pss_Anon:` of smaps_rollup, in KiB.
 fn pss(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let line = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss_Anon:"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_share_of_memory_is_read_from_its_own_line() {
-        let text = "55d0-7fff [rollup]\nRss:  900 kB\nPss:     123 kB\nPss_Dirty:  7 kB\n";
+        let text = "55d0-7fff [rollup]\nRss:  900 kB\nPss:     500 kB\nPss_Anon:  123 kB\n";
         assert_eq!(pss(text), Some(123));
         assert_eq!(pss("Rss: 1 kB"), None);
     }
