@@ -98,6 +98,12 @@ enum Question {
     },
     /// Reset the VF (FLR) and begin anew
     Reset,
+    /// Do what a driver must not, to see it stopped: descriptor-outside
+    #[command(hide = true)]
+    Misbehave {
+        /// What to do
+        what: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -142,6 +148,7 @@ fn ask(arguments: &Ctl) -> anyhow::Result<()> {
             json!({"op": "request", "what": what, "value": value})
         }
         Question::Reset => json!({"op": "reset"}),
+        Question::Misbehave { what } => json!({"op": "misbehave", "what": what}),
     };
     let answer = arguments.target.ask(&request, limit)?;
     if let Some(status) = answer["status"].as_str().filter(|status| *status != "ok") {

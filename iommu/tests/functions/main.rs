@@ -3,3 +3,4 @@
 mod backends;
 mod containers;
 mod device;
+mod narrow;

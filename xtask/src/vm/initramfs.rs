@@ -28,35 +28,39 @@ pub(super) fn build_agent() -> Result<PathBuf> {
     }
     // Beside this checkout's other programs: the folder of VMs may serve
     // several checkouts, and an agent fits the host it was built with.
-    let target = target_directory().join("guest-agent");
+    build_to("guest-agent", true, &target_directory().join("guest-agent"))
+}
+
+/// Builds `program` of the package of that name as a static program, which runs
+/// in any guest.
+pub fn build_static(program: &str) -> Result<PathBuf> {
+    build_to(program, false, &target_directory().join("guest-programs"))
+}
+
+fn build_to(program: &str, release: bool, target: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "guest-agent",
-            "--bin",
-        ])
+        .args(["build", "--quiet", "--package", program, "--bin", program])
+        .args(release.then_some("--release"))
         // With a target named, the flags below do not reach build scripts.
-        .args(["guest-agent", "--target", TARGET, "--target-dir"])
-        .arg(&target)
+        .args(["--target", TARGET, "--target-dir"])
+        .arg(target)
         .env(
             "RUSTFLAGS",
             "-C target-feature=+crt-static -C strip=symbols",
         )
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .output()
-        .context("run cargo, to build the guest agent")?;
+        .with_context(|| format!("run cargo, to build {program}"))?;
     if !output.status.success() {
         bail!(
-            "the guest agent does not build: {}",
+            "{program} does not build: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target.join(TARGET).join("release/guest-agent"))
+    let profile = if release { "release" } else { "debug" };
+    Ok(target.join(TARGET).join(profile).join(program))
 }
 
 /// Archives that follow each other in one initramfs.

@@ -374,4 +374,27 @@ mod tests {
         let refused = described(24, None, |_| Err(Errno::EINVAL));
         assert_eq!(refused, Err(Errno::EINVAL));
     }
+
+    #[test]
+    fn registers_are_reached_in_one_access_or_not_at_all() {
+        // Any file that can be mapped stands for a device here.
+        let memory = SharedMemory::create_sealed("registers", 0x2000).expect("memory");
+        let registers = Registers::map(memory.fd(), 0x1000, 0x1000).expect("a mapping");
+        registers.store(0x10, &[1, 2, 3, 4]).expect("four bytes");
+        registers.store(0x14, &[5, 6]).expect("two bytes");
+        registers.store(0x16, &[7]).expect("one byte");
+        let mut data = [0; 8];
+        registers.load(0x10, &mut data).expect("eight bytes");
+        assert_eq!(data, [1, 2, 3, 4, 5, 6, 7, 0]);
+        let mut direct = [0; 4];
+        memory.read(0x1010, &mut direct);
+        assert_eq!(direct, [1, 2, 3, 4]);
+        // Misaligned, odd, and beyond the end.
+        assert_eq!(registers.load(0x12, &mut data[..4]), None);
+        assert_eq!(registers.store(0x10, &[0; 3]), None);
+        assert_eq!(registers.store(0x10, &[]), None);
+        assert_eq!(registers.store(0x1000, &[0; 4]), None);
+        assert_eq!(registers.load(usize::MAX - 3, &mut data[..4]), None);
+        assert!(Registers::map(memory.fd(), 0, 0).is_err());
+    }
 }

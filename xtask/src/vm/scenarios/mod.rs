@@ -8,6 +8,7 @@ mod igbvf;
 mod pf;
 mod qemu_igb;
 mod vf;
+mod vfio;
 
 use super::scenario::Scenario;
 
@@ -90,5 +91,11 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "throughput, latency and CPU time on our card and on QEMU's igb",
         smoke: false,
         run: figures::run,
+    },
+    Scenario {
+        name: "vfio",
+        about: "our VF driver in a guest, over its kernel's VFIO behind an emulated IOMMU",
+        smoke: true,
+        run: vfio::run,
     },
 ];
