@@ -1,6 +1,7 @@
 //! First steps of process 1, and the choice between agent and shell.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +14,8 @@ use crate::serve;
 
 /// Prepares the guest, then serves the host or a shell until it ends.
 pub(crate) fn run() -> Result<RebootMode> {
+    // The kernel leaves it to everybody, and some programs refuse to start so.
+    fs::set_permissions("/", Permissions::from_mode(0o755)).context("close the root folder")?;
     for (kind, at) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),

@@ -2,6 +2,7 @@
 
 mod boot;
 mod compare;
+mod dpdk;
 mod figures;
 mod guest;
 mod igbvf;
@@ -97,5 +98,11 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "our VF driver in a guest, over its kernel's VFIO behind an emulated IOMMU",
         smoke: true,
         run: vfio::run,
+    },
+    Scenario {
+        name: "dpdk",
+        about: "dpdk-testpmd on our PF and on two VFs, with the card's own statistics beside",
+        smoke: false,
+        run: dpdk::run,
     },
 ];
