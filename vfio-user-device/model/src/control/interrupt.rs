@@ -148,6 +148,15 @@ impl Interrupts {
         self.intx && !function.is_vf()
     }
 
+    /// Status.Interrupt: a function that would assert INTx says so even where Command disables the
+    /// line, by which drivers that share it know their own (PCI 3.0, 6.2.3).
+    pub(crate) fn intx_status(&self, function: FunctionId) -> bool {
+        !function.is_vf()
+            && self.line != 0
+            && !self.line_deferred
+            && matches!(self.single, SingleMode::Intx | SingleMode::Off)
+    }
+
     pub(crate) fn pending(&self, function: FunctionId) -> u32 {
         self.pending[function.slot()]
     }

@@ -1,7 +1,7 @@
 //! What writes to configuration space mean: bus master, power state, FLR, SR-IOV.
 
 use igb::FunctionId;
-use igb::pci::{command, express, header, msi, msix, offset, pm, sriov};
+use igb::pci::{command, express, header, msi, msix, offset, pm, sriov, status};
 
 use super::Control;
 use super::interrupt::SingleMode;
@@ -30,6 +30,19 @@ impl Control {
         match function.vf_index() {
             Some(vf) => &mut self.vf_configs[usize::from(vf)],
             None => &mut self.pf_config,
+        }
+    }
+
+    /// Configuration space, with the one bit of it that follows the interrupts.
+    pub(super) fn read_config(&self, function: FunctionId, at: u64, data: &mut [u8]) {
+        self.config_of(function).read(at, data);
+        let interrupt = u64::from(header::STATUS)
+            .checked_sub(at)
+            .and_then(|byte| data.get_mut(usize::try_from(byte).ok()?));
+        if let Some(byte) = interrupt
+            && self.interrupts.intx_status(function)
+        {
+            *byte |= status::INTERRUPT as u8;
         }
     }
 

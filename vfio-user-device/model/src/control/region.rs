@@ -76,7 +76,7 @@ impl Control {
             return Effects::NONE;
         }
         match region {
-            CardRegion::Config => self.config_of(function).read(offset, data),
+            CardRegion::Config => self.read_config(function, offset, data),
             CardRegion::Msix => {
                 let pending = self.interrupts.pending(function);
                 self.msix[function.slot()].read(offset, data, pending);

@@ -2,7 +2,7 @@
 
 use igb::function::vf_eitr;
 use igb::interrupt::{Direction as Side, Entry, eitr};
-use igb::pci::{msi, msix, offset};
+use igb::pci::{command, header, msi, msix, offset, status};
 use igb::*;
 use igb_model::*;
 
@@ -223,6 +223,28 @@ fn a_single_interrupt_follows_configuration_space() {
     w.set_config16(PF, offset::MSIX + msix::CONTROL, msix::ENABLE);
     w.set(PF, Value::<ICS>::default().set(ICS::LSC));
     assert_eq!(w.host.interrupts[1..], [(PF, Signal::Msix(0))]);
+}
+
+#[test]
+fn status_tells_of_intx_even_where_command_disables_it() {
+    let mut w = World::new();
+    w.init_pf();
+    w.set(PF, Value::<GPIE>::default());
+    w.set(PF, Value::<IMS>::default().set(IMS::LSC));
+    let told = |w: &mut World| w.config16(PF, header::STATUS) & status::INTERRUPT != 0;
+    assert!(!told(&mut w));
+    w.set(PF, Value::<ICS>::default().set(ICS::LSC));
+    assert!(told(&mut w));
+    // A driver for any device masks what it finds asserted, by one dword.
+    let command = w.config16(PF, header::COMMAND);
+    w.set_config16(PF, header::COMMAND, command | command::INTX_DISABLE);
+    assert!(!w.control.intx_asserted(PF));
+    assert!(told(&mut w));
+    w.set_config16(PF, header::COMMAND, command);
+    assert!(w.control.intx_asserted(PF));
+    w.get::<ICR>(PF);
+    assert!(!told(&mut w));
+    assert!(!w.control.intx_asserted(PF));
 }
 
 #[test]
