@@ -139,7 +139,16 @@ impl<'a> Testpmd<'a> {
             job,
             read: 0,
         };
-        running.until("testpmd> ")?;
+        let said = running.until("testpmd> ")?;
+        if said.contains("No probed ethernet devices") {
+            agent.kill(job)?;
+            let ended = agent.wait(job, PATIENCE)?;
+            bail!(
+                "testpmd found no port: {} {}",
+                said.trim(),
+                ended.stderr.trim()
+            );
+        }
         Ok(running)
     }
 
