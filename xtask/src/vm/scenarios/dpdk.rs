@@ -15,6 +15,8 @@ use crate::vm::{Agent, NotHere, Vm, VmConfig};
 /// Debian's packages: the programs, the driver of the 82576, and the pool of
 /// buffers that the programs use.
 const PACKAGES: [&str; 3] = ["dpdk-dev", "librte-net-e1000-25", "librte-mempool-ring25"];
+/// The container's kind of IOMMU, a module of its own in Debian's kernel.
+const TYPE1: &str = "vfio_iommu_type1";
 /// Device IDs of the 82576's functions.
 const PF_DEVICE: u16 = 0x10c9;
 const VF_DEVICE: u16 = 0x10ca;
@@ -82,7 +84,7 @@ impl Way {
             .kernel_arg("hugepages=96");
         match self {
             Self::Uio => config,
-            Self::Vfio => config.iommu(),
+            Self::Vfio => config.iommu().module(TYPE1),
         }
     }
 
@@ -90,6 +92,9 @@ impl Way {
     /// one; returns their addresses.
     fn bind(self, agent: &Agent, device: u16) -> Result<Vec<String>> {
         agent.load_module(self.driver(), "")?;
+        if self == Self::Vfio {
+            agent.load_module(TYPE1, "")?;
+        }
         let mut addresses = Vec::new();
         for function in agent.pci()?.iter().filter(|found| found.device == device) {
             let at = format!("/sys/bus/pci/devices/{}", function.address);
@@ -139,16 +144,7 @@ impl<'a> Testpmd<'a> {
             job,
             read: 0,
         };
-        let said = running.until("testpmd> ")?;
-        if said.contains("No probed ethernet devices") {
-            agent.kill(job)?;
-            let ended = agent.wait(job, PATIENCE)?;
-            bail!(
-                "testpmd found no port: {} {}",
-                said.trim(),
-                ended.stderr.trim()
-            );
-        }
+        running.until("testpmd> ")?;
         Ok(running)
     }
 
@@ -166,6 +162,17 @@ impl<'a> Testpmd<'a> {
                 Err(error.context(format!("testpmd said: {}", ended.stderr.trim())))
             }
         }
+    }
+
+    /// The functions that a driver took; without any, an error that quotes what the driver said.
+    fn ports(&mut self) -> Result<String> {
+        let ports = self.say("show port summary all", "testpmd> ")?;
+        if ports.contains("available ports: 0") {
+            self.agent.kill(self.job)?;
+            let ended = self.agent.wait(self.job, PATIENCE)?;
+            bail!("no driver took a function: {}", ended.stderr.trim());
+        }
+        Ok(ports)
     }
 
     fn say(&mut self, command: &str, answer: &str) -> Result<String> {
@@ -282,7 +289,7 @@ fn on_pf(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     let functions = Way::Uio.bind(agent, PF_DEVICE)?;
     let options = ["--forward-mode=io", "--port-topology=loop"];
     let mut testpmd = Testpmd::start(agent, &functions, &options)?;
-    let port = testpmd.say("show port summary all", "testpmd> ")?;
+    let port = testpmd.ports()?;
     report.check(
         "vm/dpdk/pf starts",
         port.contains("net_e1000_igb"),
@@ -354,7 +361,7 @@ fn on_vfs(stage: &Stage<'_>, way: Way, report: &mut Report) -> Result<()> {
     let peers = [0, 1].map(|port| format!("--eth-peer={port},{}", VF_MACS[1 - port]));
     let options = ["--forward-mode=io", &peers[0], &peers[1]];
     let mut testpmd = Testpmd::start(agent, &functions, &options)?;
-    let ports = testpmd.say("show port summary all", "testpmd> ")?;
+    let ports = testpmd.ports()?;
     let macs = VF_MACS.map(|mac| ports.to_lowercase().contains(mac));
     report.check(
         name("starts"),
