@@ -8,6 +8,7 @@ mod guest;
 mod igbvf;
 mod pf;
 mod qemu_igb;
+mod trace_diff;
 mod vf;
 mod vfio;
 
@@ -38,6 +39,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "stock igbvf on our VF behind our mediator, pings both ways",
         smoke: true,
         run: igbvf::run,
+    },
+    Scenario {
+        name: "trace-diff",
+        about: "stock igb on our card and on QEMU's: where the two runs part, register by register",
+        smoke: true,
+        run: trace_diff::run,
     },
     Scenario {
         name: "vf-smoke",
