@@ -10,11 +10,12 @@ use super::ring::Place;
 use super::rx::{Receiver, Refusal};
 use super::sort::Sortable;
 use super::transmit::fault_of;
+use super::whole::{SenderFault, Whole};
 use super::{DataPath, Progress, halt};
 use crate::config::Config;
 use crate::drops::DropReason;
 use crate::events::{Direction, Events, Port, PortEvents, Ring as Kind};
-use crate::host::{DataHost, DmaFault};
+use crate::host::DataHost;
 
 /// Where a frame comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +24,6 @@ pub(super) enum Origin {
     /// Another pool.
     Pool,
 }
-
-/// A fault of the sender's memory: where, how much.
-type SenderFault = (u64, u64, DmaFault);
 
 impl DataPath {
     /// Into the receive queues of `pools`. The error is a fault of the sender's memory; a receiver's
@@ -44,13 +42,7 @@ impl DataPath {
         }
         let packet = Packet::of(frame);
         let ethertype = config.ethertype_filter(frame.ethertype());
-        let hash = config.receive.rss.and_then(|rss| rss.hash(&packet));
-        let sortable = Sortable {
-            tag: frame.tag,
-            packet: &packet,
-            ethertype,
-            hash: hash.map(|(_, hash)| hash),
-        };
+        let sortable = Sortable::new(config, frame.tag, &packet, ethertype);
         let pools = config.redirected(pools, &sortable);
         let queues: QueueSet = (0..POOL_COUNT as u8)
             .filter(|pool| pools & 1 << pool != 0)
@@ -63,7 +55,7 @@ impl DataPath {
             .and_then(|frame| {
                 let found = Found {
                     packet: &packet,
-                    told: Inspection::of(config, &frame, &packet, ethertype, hash),
+                    told: Inspection::of(config, &frame, &sortable),
                     loopback: origin == Origin::Pool,
                 };
                 queues.iter().try_for_each(|(pool, queue)| {
@@ -81,7 +73,7 @@ impl DataPath {
         frame: &Frame<'a>,
         packet: &Packet,
         queues: &QueueSet,
-        whole: &'a mut Vec<u8>,
+        whole: &'a mut Whole,
         host: &mut dyn DataHost,
     ) -> Result<Frame<'a>, SenderFault> {
         let checksum = &config.receive.checksum;
@@ -91,15 +83,10 @@ impl DataPath {
             return Ok(*frame);
         };
         whole.clear();
-        whole.extend_from_slice(frame.rest);
-        for piece in tail.pieces(0, tail.len) {
-            let at = whole.len();
-            whole.resize(at + piece.len, 0);
-            host.dma_read(tail.function, piece.iova, &mut whole[at..])
-                .map_err(|fault| (piece.iova, piece.len as u64, fault))?;
-        }
+        whole.extend(frame.rest.len()).copy_from_slice(frame.rest);
+        whole.read(tail.function, tail.pieces(0, tail.len), host)?;
         Ok(Frame {
-            rest: whole,
+            rest: whole.bytes(),
             tail: None,
             ..*frame
         })
@@ -198,7 +185,7 @@ impl DataPath {
                 events.drop_frame(port, DropReason::RxFault);
                 events.fault(fault_of(place, Kind::Rx, iova, len, write, fault));
             }
-            Err(Refusal::Sender { iova, len, fault }) => return Err((iova, len, fault)),
+            Err(Refusal::Sender(fault)) => return Err(fault),
         }
         Ok(())
     }

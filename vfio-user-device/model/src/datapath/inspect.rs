@@ -6,7 +6,8 @@ use igb::descriptor::{PacketType, RssType, RxStatus};
 use super::checksum::{CRC32C, SCTP_CHECKSUM, UDP_CHECKSUM, sum};
 use super::frame::Frame;
 use super::packet::{FragmentPart, Packet, SCTP, TCP, Transport, UDP};
-use crate::config::{ChecksumConfig, Config, EthertypeFilter};
+use super::sort::Sortable;
+use crate::config::{ChecksumConfig, Config};
 
 /// What is told of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,24 +27,19 @@ pub(super) struct Inspection {
 
 impl Inspection {
     /// `frame` is in one piece if [`ChecksumConfig::reads`] says so.
-    pub(super) fn of(
-        config: &Config,
-        frame: &Frame<'_>,
-        packet: &Packet,
-        ethertype: Option<EthertypeFilter>,
-        hash: Option<(RssType, u32)>,
-    ) -> Self {
+    pub(super) fn of(config: &Config, frame: &Frame<'_>, sorted: &Sortable<'_>) -> Self {
+        let packet = sorted.packet;
         let checksum = &config.receive.checksum;
         let (mut status, fragment_sum) = checksum.verify(packet, frame.rest);
         status.set(RxStatus::VEXT, frame.outer.is_some());
         Self {
-            kind: match ethertype {
+            kind: match sorted.ethertype {
                 Some(filter) => {
                     PacketType::L2 | PacketType::from_bits_retain(u16::from(filter.number))
                 }
                 None => packet.kind,
             },
-            hash,
+            hash: checksum.hash_instead.then(|| sorted.hash()).flatten(),
             status,
             ip_id: packet.ipv4.map_or(0, |ip| ip.id),
             fragment_sum,

@@ -17,6 +17,7 @@ mod stamp;
 mod switch;
 mod transmit;
 mod tx;
+mod whole;
 mod wire;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use super::frame::Frame;
 use super::inspect::Inspection;
 use super::layout::{Format, Layout};
 use super::ring::{Look, Place, Ring, State};
+use super::whole::SenderFault;
 use crate::drops::DropReason;
 use crate::events::{HaltReason, Ring as Kind};
 use crate::host::{CopyFault, DataHost, DmaFault, FaultCause};
@@ -71,11 +72,7 @@ pub(super) enum Refusal {
         fault: DmaFault,
     },
     /// The sender's memory.
-    Sender {
-        iova: u64,
-        len: u64,
-        fault: DmaFault,
-    },
+    Sender(SenderFault),
 }
 
 impl From<DropReason> for Refusal {
@@ -419,11 +416,11 @@ fn fill(
         let len = piece.len as u64;
         host.dma_copy((tail.function, piece.iova), (function, to), piece.len)
             .map_err(|fault| match fault {
-                CopyFault::Source(fault) => Refusal::Sender {
+                CopyFault::Source(fault) => Refusal::Sender(SenderFault {
                     iova: piece.iova,
                     len,
                     fault,
-                },
+                }),
                 CopyFault::Destination(fault) => Refusal::Fault {
                     iova: to,
                     len,

@@ -7,11 +7,12 @@ use igb::{FunctionId, MacAddress, VlanTag};
 use super::DataPath;
 use super::checksum::{self, BadContext};
 use super::deliver::{Origin, count_rx};
-use super::frame::{Frame, HEAD, Segment, Tail};
+use super::frame::{Frame, HEAD, Tail};
 use super::ring::Place;
 use super::segment::Piece;
 use super::switch::Destinations;
-use super::tx::{Checksum, Cut, FRAME_BYTES, Request};
+use super::tx::{Checksum, Cut, Request};
+use super::whole::{SenderFault, Whole};
 use crate::config::{Config, VlanInsert};
 use crate::drops::DropReason;
 use crate::events::{Direction, Events, Port, PortEvents, size_class};
@@ -25,55 +26,7 @@ pub(super) struct Scratch {
     /// The local part of a frame as a receiver gets it.
     pub(super) local: Vec<u8>,
     /// What follows its addresses and tags in one piece, where a receiver is told a checksum of it.
-    pub(super) gathered: Vec<u8>,
-}
-
-/// The local bytes of a frame that is being sent, as they lie in its sender's memory. Room for the
-/// longest is there from the first frame on, and is not cleared for each.
-#[derive(Debug, Default)]
-struct Whole {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-impl Whole {
-    fn clear(&mut self) {
-        self.bytes.resize(FRAME_BYTES + MIN_LENGTH, 0);
-        self.len = 0;
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
-    }
-
-    /// `len` more bytes, of no particular value.
-    fn extend(&mut self, len: usize) -> &mut [u8] {
-        let at = self.len;
-        self.len += len;
-        &mut self.bytes[at..self.len]
-    }
-
-    /// Read these pieces and append them.
-    fn read(
-        &mut self,
-        function: FunctionId,
-        pieces: impl Iterator<Item = Segment>,
-        host: &mut dyn DataHost,
-    ) -> Result<(), Unsent> {
-        for piece in pieces {
-            host.dma_read(function, piece.iova, self.extend(piece.len))
-                .map_err(|fault| Unsent::Fault {
-                    iova: piece.iova,
-                    len: piece.len as u64,
-                    fault,
-                })?;
-        }
-        Ok(())
-    }
+    pub(super) gathered: Whole,
 }
 
 /// The last route looked up in a burst: frames come in runs.
@@ -89,6 +42,12 @@ pub(super) enum Unsent {
         len: u64,
         fault: DmaFault,
     },
+}
+
+impl From<SenderFault> for Unsent {
+    fn from(SenderFault { iova, len, fault }: SenderFault) -> Self {
+        Unsent::Fault { iova, len, fault }
+    }
 }
 
 impl From<DropReason> for Unsent {
@@ -122,11 +81,15 @@ impl Request {
         function: FunctionId,
         mut into: &mut [u8],
         host: &mut dyn DataHost,
-    ) -> Result<(), (u64, u64, DmaFault)> {
+    ) -> Result<(), SenderFault> {
         for piece in self.tail(function, 0).pieces(0, into.len()) {
             let (part, rest) = into.split_at_mut(piece.len);
             host.dma_read(function, piece.iova, part)
-                .map_err(|fault| (piece.iova, piece.len as u64, fault))?;
+                .map_err(|fault| SenderFault {
+                    iova: piece.iova,
+                    len: piece.len as u64,
+                    fault,
+                })?;
             into = rest;
         }
         Ok(())
@@ -155,6 +118,7 @@ impl DataPath {
         let mut wire = request.len;
         let result = whole
             .read(function, request.tail(function, 0).pieces(0, local), host)
+            .map_err(Unsent::from)
             .and_then(|()| insert_checksum(request.checksum, whole.bytes_mut()))
             .and_then(|()| {
                 let tail = Some(request.tail(function, local)).filter(|tail| tail.len != 0);
@@ -186,6 +150,7 @@ impl DataPath {
         let mut wire = header.len() + piece.len;
         let result = whole
             .read(function, payload.pieces(piece.offset, piece.len), host)
+            .map_err(Unsent::from)
             .and_then(|()| {
                 cut.segmenter.insert_checksums(whole.bytes_mut());
                 self.forward(
@@ -268,7 +233,7 @@ impl DataPath {
             rest,
             ..
         } = frame;
-        let begin = whole.len - rest.len();
+        let begin = whole.len() - rest.len();
         if uplink || short || host.capturing() {
             if let Some(tail) = tail.take() {
                 whole.read(tail.function, tail.pieces(0, tail.len), host)?;
@@ -287,8 +252,7 @@ impl DataPath {
         };
         let port = Port::Function(place.function);
         self.show(&frame, vlan, port, Direction::Ingress, host);
-        self.deliver(config, &frame, route.pools, Origin::Pool, host, events)
-            .map_err(|(iova, len, fault)| Unsent::Fault { iova, len, fault })?;
+        self.deliver(config, &frame, route.pools, Origin::Pool, host, events)?;
         if uplink {
             self.send_out(&frame, vlan, host, events);
             // The registers of stamps are the PF's.

@@ -1,11 +1,14 @@
 //! Which queue a frame goes to, once it is known which pools want it (datasheet 7.1.1 and 7.10.3):
 //! filters first, then RSS, then the default.
 
+use std::cell::OnceCell;
+
 use igb::VlanTag;
+use igb::descriptor::RssType;
 use igb::function::{POOL_COUNT, QUEUE_COUNT};
 
 use super::packet::{Packet, TCP};
-use crate::config::{Config, EthertypeFilter, TupleFilter};
+use crate::config::{Config, EthertypeFilter, RssConfig, TupleFilter};
 
 /// TCP's SYN.
 const SYN: u8 = 2;
@@ -13,13 +16,42 @@ const SYN: u8 = 2;
 const SECOND_QUEUE: u32 = POOL_COUNT;
 
 /// What of a frame decides about its queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Sortable<'a> {
     pub(super) tag: Option<VlanTag>,
     pub(super) packet: &'a Packet,
     /// The EtherType filter that matches.
     pub(super) ethertype: Option<EthertypeFilter>,
-    pub(super) hash: Option<u32>,
+    rss: Option<&'a RssConfig>,
+    hash: OnceCell<Option<(RssType, u32)>>,
+}
+
+impl<'a> Sortable<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        tag: Option<VlanTag>,
+        packet: &'a Packet,
+        ethertype: Option<EthertypeFilter>,
+    ) -> Self {
+        Self {
+            tag,
+            packet,
+            ethertype,
+            rss: config.receive.rss.as_ref(),
+            hash: OnceCell::new(),
+        }
+    }
+
+    /// What RSS makes of it, computed for the first who wants to know.
+    pub(super) fn hash(&self) -> Option<(RssType, u32)> {
+        *self.hash.get_or_init(|| self.rss?.hash(self.packet))
+    }
+
+    /// The number of the redirection table that its hash chooses.
+    fn rss_entry(&self) -> Option<u8> {
+        let (_, hash) = self.hash()?;
+        Some(self.rss?.entry(hash))
+    }
 }
 
 impl Config {
@@ -56,7 +88,7 @@ impl Config {
             let tag = frame.tag?;
             receive.vlan_priorities[usize::from(tag.priority() & 7)]
         };
-        let by_hash = || Some(receive.rss?.entry(frame.hash?));
+        let by_hash = || frame.rss_entry();
         let queue = frame
             .ethertype
             .and_then(|filter| filter.queue)
@@ -71,9 +103,8 @@ impl Config {
     fn queue_of_pool(&self, pool: u32, frame: &Sortable<'_>) -> u32 {
         let own = |queue: u8| Some(u32::from(queue)).filter(|queue| queue % POOL_COUNT == pool);
         let by_hash = || {
-            let rss = self.receive.rss.as_ref()?;
-            let settings = self.pools.get(pool as usize)?;
-            let entry = rss.entry(frame.hash.filter(|_| settings.rss)?);
+            self.pools.get(pool as usize).filter(|pool| pool.rss)?;
+            let entry = frame.rss_entry()?;
             Some(pool + (u32::from(entry) & SECOND_QUEUE))
         };
         frame

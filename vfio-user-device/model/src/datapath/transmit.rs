@@ -10,6 +10,7 @@ use super::ring::{Place, State};
 use super::segment::{HEADER_MOST, Plan, Segmenter};
 use super::send::{RouteCache, Sender, Unsent};
 use super::tx::{Cut, FRAME_DESCRIPTORS, Item, Request};
+use super::whole::SenderFault;
 use super::{DataPath, Progress, halt};
 use crate::drops::DropReason;
 use crate::events::{Events, Fault, HaltReason, Misbehavior, Port, Ring as Kind};
@@ -246,7 +247,8 @@ impl DataPath {
     ) -> Then {
         let mut header = [0; HEADER_MOST];
         let header = &mut header[..plan.header_len()];
-        if let Err((iova, len, fault)) = request.read_head(turn.sender.place.function, header, host)
+        if let Err(SenderFault { iova, len, fault }) =
+            request.read_head(turn.sender.place.function, header, host)
         {
             self.scratch.request = request;
             if fault.cause == FaultCause::Cancelled {

@@ -127,9 +127,8 @@ fn naive(config: &Config, pool: u8, frame: &Sortable<'_>) -> u32 {
     let tuple = tuple.and_then(|filter| filter.queue);
     // One of the three decides, and only then is it asked whose the queue is.
     deciders.push(syn(true).or(tuple).or(syn(false)));
-    let entry = frame
-        .hash
-        .and_then(|hash| receive.rss.map(|rss| rss.table[(hash & 127) as usize]));
+    let hash = *frame.hash.get().expect("given by the test");
+    let entry = hash.and_then(|(_, hash)| receive.rss.map(|rss| rss.table[(hash & 127) as usize]));
     if !config.vmdq {
         let priority = frame.tag.map(|tag| tag.0 >> 13);
         deciders.push(priority.and_then(|n| receive.vlan_priorities[usize::from(n)]));
@@ -154,11 +153,10 @@ proptest! {
         config in config(), packet in packet(), pool in 0u8..8, ethertype in one_of(&ETHERTYPES),
         tag in prop::option::of(any::<u16>()), hash in prop::option::of(any::<u32>()),
     ) {
+        // Whatever the hash is: what it is made of is tested where it is made.
         let frame = Sortable {
-            tag: tag.map(VlanTag),
-            packet: &packet,
-            ethertype: config.ethertype_filter(ethertype),
-            hash,
+            hash: OnceCell::from(hash.map(|hash| (RssType::Ipv4, hash))),
+            ..Sortable::new(&config, tag.map(VlanTag), &packet, config.ethertype_filter(ethertype))
         };
         let pool = if config.vmdq { pool } else { 0 };
         let queue = config.receive_queue(pool, &frame);
@@ -173,9 +171,7 @@ proptest! {
         config in config(), packet in packet(), pools in any::<u8>(), ethertype in one_of(&ETHERTYPES),
     ) {
         let filter = config.receive.ethertypes.iter().find(|filter| filter.ethertype == ethertype);
-        let frame = Sortable {
-            tag: None, packet: &packet, ethertype: config.ethertype_filter(ethertype), hash: None,
-        };
+        let frame = Sortable::new(&config, None, &packet, config.ethertype_filter(ethertype));
         let want = match filter.and_then(|filter| filter.queue) {
             Some(queue) if config.vmdq && pools != 0 => 1 << queue,
             _ => pools,
