@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -62,14 +61,9 @@ fn answers(datagram: &[u8], from: Ipv4Addr, request: &[u8]) -> bool {
         && icmp.get(4..) == request.get(4..)
 }
 
-/// Sends `count` requests to `addr` and times the answers.
-pub(crate) fn run(
-    addr: Ipv4Addr,
-    count: u16,
-    interval: Duration,
-    timeout: Duration,
-    size: u16,
-) -> Result<PingResult> {
+/// Sends `count` requests to `addr`, each as soon as the one before it is settled, and times the
+/// answers.
+pub(crate) fn run(addr: Ipv4Addr, count: u16, timeout: Duration, size: u16) -> Result<PingResult> {
     let socket = socket(
         AddressFamily::Inet,
         SockType::Raw,
@@ -93,9 +87,6 @@ pub(crate) fn run(
             result.received += 1;
             let rtt = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
             result.rtts_us.push(rtt);
-        }
-        if sequence + 1 < count {
-            thread::sleep(interval.saturating_sub(start.elapsed()));
         }
     }
     Ok(result)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; host and agent are built from one tree, so a
 /// mismatch means a stale initramfs.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Longest line either side accepts, in bytes.
 pub const MAX_LINE: usize = 8 << 20;
@@ -168,14 +168,12 @@ pub enum Op {
         /// Bound, in milliseconds.
         timeout_ms: u64,
     },
-    /// Sends ICMP echo requests. Result: [`PingResult`].
+    /// Sends ICMP echo requests, one after the other's answer. Result: [`PingResult`].
     Ping {
         /// Destination.
         addr: Ipv4Addr,
         /// How many.
         count: u16,
-        /// Time between two requests, in milliseconds.
-        interval_ms: u64,
         /// Wait for each answer, in milliseconds.
         timeout_ms: u64,
         /// ICMP payload, in bytes.

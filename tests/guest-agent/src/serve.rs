@@ -196,16 +196,9 @@ fn carry_out(guest: &Guest, op: Op) -> Result<Value> {
         Op::Ping {
             addr,
             count,
-            interval_ms,
             timeout_ms,
             size,
-        } => json(ping::run(
-            addr,
-            count,
-            millis(interval_ms),
-            millis(timeout_ms),
-            size,
-        )?),
+        } => json(ping::run(addr, count, millis(timeout_ms), size)?),
         Op::TcpSink { port } => json(tcp::sink(port)?),
         Op::TcpSend {
             addr,

@@ -109,9 +109,7 @@ fn sample(bed: &mut Bed, samples: &mut Samples) -> Result<()> {
         put(measure(bed, flow)?.mbit_s);
     }
     let timeout = Duration::from_secs(5);
-    let pings = bed
-        .agent()
-        .ping(HOST.parse()?, PINGS, Duration::ZERO, timeout, 56)?;
+    let pings = bed.agent().ping(HOST.parse()?, PINGS, timeout, 56)?;
     let times: Vec<f64> = pings.rtts_us.iter().map(|us| *us as f64).collect();
     put(median(&times));
     Ok(())

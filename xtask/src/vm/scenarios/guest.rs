@@ -44,7 +44,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     );
     let again = vm.reboot()?.as_secs_f64();
     let uptime = vm.agent().hello().uptime_ms as f64 / 1000.0;
-    let fresh = vm.agent().read_file("/root/kept").is_err() && uptime < again + 1.0;
+    let fresh = vm.agent().read_file("/kept").is_err() && uptime < again + 1.0;
     report.measured(
         "vm/guest/reboot",
         fresh,
@@ -100,12 +100,12 @@ fn jobs(vm: &Vm) -> Result<String> {
 fn files(vm: &Vm) -> Result<String> {
     let agent = vm.agent();
     let content: Vec<u8> = (0..9_000_000u32).map(|at| (at % 251) as u8).collect();
-    agent.write_file("/root/kept", &content, 0o600)?;
-    let sum = agent.run(&["wc", "-c", "/root/kept"], LONG)?;
+    agent.write_file("/kept", &content, 0o600)?;
+    let sum = agent.run(&["wc", "-c", "/kept"], LONG)?;
     ensure!(sum.starts_with("9000000"), "wc says {sum}");
-    agent.write_file("/root/kept", b"short", 0o600)?;
+    agent.write_file("/kept", b"short", 0o600)?;
     ensure!(
-        agent.read_file("/root/kept")? == b"short",
+        agent.read_file("/kept")? == b"short",
         "another content came back"
     );
     agent.write_file("/proc/sys/net/ipv4/ip_forward", b"1", 0o644)?;

@@ -71,9 +71,7 @@ fn guest(stage: &Stage<'_>, rig: &mut Rig, report: &mut Report) -> Result<()> {
         ("PF driver", PF_ADDRESS.to_owned()),
     ] {
         let timeout = Duration::from_secs(2);
-        let pings = vm
-            .agent()
-            .ping(target.parse()?, PINGS, Duration::ZERO, timeout, 56)?;
+        let pings = vm.agent().ping(target.parse()?, PINGS, timeout, 56)?;
         report.check(
             format!("vm/igbvf/ping from the guest to the {name}"),
             pings.received == pings.sent,

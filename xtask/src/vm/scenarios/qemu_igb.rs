@@ -55,9 +55,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         agent.wait_link(&name, Some(true), Duration::from_secs(60))?;
     }
     let patience = Duration::from_secs(5);
-    let pings = first
-        .agent()
-        .ping(address(2), 5, Duration::ZERO, patience, 8000)?;
+    let pings = first.agent().ping(address(2), 5, patience, 8000)?;
     let detail = format!(
         "{} of {} answered, {:?} us",
         pings.received, pings.sent, pings.rtts_us

@@ -225,9 +225,7 @@ impl Bed {
     /// Pings from the guest: all of `count` must be answered.
     pub(in super::super) fn ping(&self, target: &str, count: u16, size: u16) -> Result<String> {
         let timeout = Duration::from_secs(5);
-        let pings = self
-            .agent()
-            .ping(target.parse()?, count, Duration::ZERO, timeout, size)?;
+        let pings = self.agent().ping(target.parse()?, count, timeout, size)?;
         ensure!(
             pings.received == pings.sent,
             "{} of {} answered",

@@ -38,9 +38,7 @@ pub(in super::super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()
     let guests = [stage.start(ours)?, stage.start(peer)?];
     let names = [set_up(&guests[0], 0)?, set_up(&guests[1], 1)?];
     let ping = |address: &str, size| -> Result<String> {
-        let pings = guests[0]
-            .agent()
-            .ping(address.parse()?, 4, Duration::ZERO, LIMIT, size)?;
+        let pings = guests[0].agent().ping(address.parse()?, 4, LIMIT, size)?;
         ensure!(
             pings.received == pings.sent,
             "{} of {}",

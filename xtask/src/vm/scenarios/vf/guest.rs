@@ -168,9 +168,7 @@ impl Guest {
     /// Pings `address` `count` times with `size` bytes.
     pub(super) fn ping(&self, address: &str, count: u16, size: u16) -> Result<PingResult> {
         let address: Ipv4Addr = address.parse()?;
-        self.vm
-            .agent()
-            .ping(address, count, Duration::ZERO, REPLY_LIMIT, size)
+        self.vm.agent().ping(address, count, REPLY_LIMIT, size)
     }
 
     /// Pings until a reply comes, `limit` at most: a switch learns, a peer resolves addresses.

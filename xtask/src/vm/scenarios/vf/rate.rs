@@ -53,13 +53,14 @@ fn sending(world: &World<'_>, more: &[&str]) -> Result<f64> {
     let left = world.left()?;
     let seconds = (WARM_UP + WINDOW).as_secs() + 4;
     let job = start(left, &vf_address(RIGHT), seconds, more)?;
-    let measured: Result<f64> = (|| {
-        std::thread::sleep(WARM_UP);
+    let measured = (|| -> Result<f64> {
+        left.vm.agent().runs_for(job, WARM_UP)?;
         let (begin, before) = (Instant::now(), sent(world)?);
-        std::thread::sleep(WINDOW);
+        left.vm.agent().runs_for(job, WINDOW)?;
         let (time, after) = (begin.elapsed(), sent(world)?);
         Ok((after - before) as f64 * 8.0 / 1e6 / time.as_secs_f64())
-    })();
+    })()
+    .context("iperf3 of the left guest");
     // A server that still talks to a client refuses the next one.
     let ended = left
         .vm
