@@ -1,11 +1,15 @@
 //! One PCI function as a driver sees it: regions, interrupts, DMA windows, reset, loss.
 //!
-//! Drivers are written against [`Function`] alone; what stands behind it is in [`crate::backend`].
+//! Drivers are written against [`Function`] alone; what stands behind it is in [`crate::backend`],
+//! what can stand in front of it is an [`Interposer`].
+
+mod interposer;
 
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+pub use interposer::{Interposer, WriteKind};
 use nix::errno::Errno;
 /// How memory without a file is reached, and what a function has: drivers name these from here.
 pub use vfio_user::client::{DmaHandler, DmaReply};

@@ -1,7 +1,6 @@
 //! Requests that come while the card does not answer.
 
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use igb::FunctionId;
 use igb_driver::netdev::NetDevice;
 use iommu::backend::InProcess;
-use iommu::function::{DmaAccess, DmaHandler, Function, FunctionError, Irq, Region};
+use iommu::function::{Function, FunctionError, Interposer, WriteKind};
 use mediator_protocol::block::{self, Accept, Features, VfRequest};
 use mediator_protocol::{
     Decoder, Frame, FromPf, PfFeatures, Reply, Request, RequestBody, Status, ToPf, Token, VERSION,
@@ -39,9 +38,9 @@ impl Hanging {
     }
 }
 
-impl Function for Hanging {
-    fn region(&self, index: u32) -> Result<Region, FunctionError> {
-        self.inner.region(index)
+impl Interposer for Hanging {
+    fn inner(&self) -> &dyn Function {
+        &self.inner
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), FunctionError> {
@@ -49,85 +48,15 @@ impl Function for Hanging {
         self.inner.read(region, offset, data)
     }
 
-    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), FunctionError> {
+    fn write(
+        &self,
+        kind: WriteKind,
+        region: u32,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), FunctionError> {
         self.access()?;
-        self.inner.write(region, offset, data)
-    }
-
-    fn irq(&self, index: u32) -> Result<Irq, FunctionError> {
-        self.inner.irq(index)
-    }
-
-    fn set_eventfds(
-        &self,
-        index: u32,
-        start: u32,
-        fds: &[Option<BorrowedFd<'_>>],
-    ) -> Result<(), FunctionError> {
-        self.inner.set_eventfds(index, start, fds)
-    }
-
-    fn disable_irqs(&self, index: u32) -> Result<(), FunctionError> {
-        self.inner.disable_irqs(index)
-    }
-
-    fn trigger_irqs(&self, index: u32, start: u32, v: &[bool]) -> Result<(), FunctionError> {
-        self.inner.trigger_irqs(index, start, v)
-    }
-
-    fn mask_irqs(&self, index: u32, start: u32, v: &[bool]) -> Result<(), FunctionError> {
-        self.inner.mask_irqs(index, start, v)
-    }
-
-    fn unmask_irqs(&self, index: u32, start: u32, v: &[bool]) -> Result<(), FunctionError> {
-        self.inner.unmask_irqs(index, start, v)
-    }
-
-    fn set_unmask_eventfd(
-        &self,
-        index: u32,
-        vector: u32,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Result<(), FunctionError> {
-        self.inner.set_unmask_eventfd(index, vector, fd)
-    }
-
-    fn dma_map(
-        &self,
-        iova: u64,
-        size: u64,
-        access: DmaAccess,
-        file: Option<(BorrowedFd<'_>, u64)>,
-    ) -> Result<(), FunctionError> {
-        self.inner.dma_map(iova, size, access, file)
-    }
-
-    fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError> {
-        self.inner.dma_unmap(iova, size)
-    }
-
-    fn dma_unmap_all(&self) -> Result<(), FunctionError> {
-        self.inner.dma_unmap_all()
-    }
-
-    fn set_dma_handler(&self, handler: Arc<dyn DmaHandler>) {
-        self.inner.set_dma_handler(handler);
-    }
-
-    fn reset(&self) -> Result<(), FunctionError> {
-        self.inner.reset()
-    }
-
-    fn sriov_configure(&self, num_vfs: u16) -> Result<(), FunctionError> {
-        self.inner.sriov_configure(num_vfs)
-    }
-
-    fn lost(&self) -> bool {
-        self.inner.lost()
-    }
-
-    fn lost_event(&self) -> BorrowedFd<'_> {
-        self.inner.lost_event()
+        kind.pass(&self.inner, region, offset, data)
     }
 }
 

@@ -4,7 +4,6 @@
 mod running;
 
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use igb::{FunctionId, PVTCTRL, Register as _, vf};
 use igb_driver::netdev::NetDevice;
 use iommu::backend::InProcess;
-use iommu::function::{Function, FunctionError};
+use iommu::function::{Function, FunctionError, Interposer, Region, WriteKind};
 use mediator_protocol::bar::{self, BUFFER, Command, MAGIC, Register, StatusRegister};
 use mediator_protocol::{
     BlockData, Decoder, Frame, FromPf, PfFeatures, ReplyBody, Request, RequestBody, ResetCause,
@@ -21,8 +20,6 @@ use mediator_protocol::{
 use pf_driver::{PfChannel, PfDriver, PfOptions};
 use running::{PATIENCE, Running};
 use vf_driver::{ChannelKind, VfDriver, VfOptions, VfRequest};
-use vfio_user::client::DmaHandler;
-use vfio_user::device::{DmaAccess, Irq, Region};
 use vfio_user_device::{Card, CardOptions};
 
 /// The PF driver's end of the channel, as the mediator has it; `None` while no PF driver is there.
@@ -170,7 +167,11 @@ impl Fenced {
     }
 }
 
-impl Function for Fenced {
+impl Interposer for Fenced {
+    fn inner(&self) -> &dyn Function {
+        &self.inner
+    }
+
     fn region(&self, index: u32) -> Result<Region, FunctionError> {
         if index == bar::INDEX {
             return Ok(Region::trapped(bar::SIZE));
@@ -200,9 +201,15 @@ impl Function for Fenced {
         Ok(())
     }
 
-    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), FunctionError> {
+    fn write(
+        &self,
+        kind: WriteKind,
+        region: u32,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), FunctionError> {
         if region != bar::INDEX {
-            self.inner.write(region, offset, data)?;
+            kind.pass(&self.inner, region, offset, data)?;
             let reset = PVTCTRL::RST.mask().to_le_bytes();
             if region == 0 && offset == u64::from(vf::VTCTRL::OFFSET) && data == reset {
                 self.was_reset(ResetCause::CtrlRst);
@@ -230,78 +237,10 @@ impl Function for Fenced {
         Ok(())
     }
 
-    fn irq(&self, index: u32) -> Result<Irq, FunctionError> {
-        self.inner.irq(index)
-    }
-
-    fn set_eventfds(
-        &self,
-        index: u32,
-        start: u32,
-        fds: &[Option<BorrowedFd<'_>>],
-    ) -> Result<(), FunctionError> {
-        self.inner.set_eventfds(index, start, fds)
-    }
-
-    fn disable_irqs(&self, index: u32) -> Result<(), FunctionError> {
-        self.inner.disable_irqs(index)
-    }
-
-    fn trigger_irqs(&self, index: u32, start: u32, v: &[bool]) -> Result<(), FunctionError> {
-        self.inner.trigger_irqs(index, start, v)
-    }
-
-    fn mask_irqs(&self, index: u32, start: u32, v: &[bool]) -> Result<(), FunctionError> {
-        self.inner.mask_irqs(index, start, v)
-    }
-
-    fn unmask_irqs(&self, index: u32, start: u32, v: &[bool]) -> Result<(), FunctionError> {
-        self.inner.unmask_irqs(index, start, v)
-    }
-
-    fn set_unmask_eventfd(
-        &self,
-        index: u32,
-        vector: u32,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Result<(), FunctionError> {
-        self.inner.set_unmask_eventfd(index, vector, fd)
-    }
-
-    fn dma_map(
-        &self,
-        iova: u64,
-        size: u64,
-        access: DmaAccess,
-        file: Option<(BorrowedFd<'_>, u64)>,
-    ) -> Result<(), FunctionError> {
-        self.inner.dma_map(iova, size, access, file)
-    }
-
-    fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError> {
-        self.inner.dma_unmap(iova, size)
-    }
-
-    fn dma_unmap_all(&self) -> Result<(), FunctionError> {
-        self.inner.dma_unmap_all()
-    }
-
-    fn set_dma_handler(&self, handler: Arc<dyn DmaHandler>) {
-        self.inner.set_dma_handler(handler);
-    }
-
     fn reset(&self) -> Result<(), FunctionError> {
         self.inner.reset()?;
         self.was_reset(ResetCause::Flr);
         Ok(())
-    }
-
-    fn lost(&self) -> bool {
-        self.inner.lost()
-    }
-
-    fn lost_event(&self) -> BorrowedFd<'_> {
-        self.inner.lost_event()
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use iommu::container::{Container, ContainerError, ContainerOptions};
-use iommu::function::{DmaAccess, DmaHandler, Function, FunctionError, Irq, Region};
+use iommu::function::{DmaAccess, Function, FunctionError, Interposer};
 
 use crate::device::Connection;
 
@@ -15,59 +15,13 @@ struct Narrow {
     ranges: Vec<RangeInclusive<u64>>,
 }
 
-impl Function for Narrow {
+impl Interposer for Narrow {
+    fn inner(&self) -> &dyn Function {
+        &*self.inner
+    }
+
     fn iova_ranges(&self) -> Vec<RangeInclusive<u64>> {
         self.ranges.clone()
-    }
-
-    fn region(&self, index: u32) -> Result<Region, FunctionError> {
-        self.inner.region(index)
-    }
-
-    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), FunctionError> {
-        self.inner.read(region, offset, data)
-    }
-
-    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), FunctionError> {
-        self.inner.write(region, offset, data)
-    }
-
-    fn irq(&self, index: u32) -> Result<Irq, FunctionError> {
-        self.inner.irq(index)
-    }
-
-    fn set_eventfds(
-        &self,
-        index: u32,
-        start: u32,
-        fds: &[Option<BorrowedFd<'_>>],
-    ) -> Result<(), FunctionError> {
-        self.inner.set_eventfds(index, start, fds)
-    }
-
-    fn disable_irqs(&self, index: u32) -> Result<(), FunctionError> {
-        self.inner.disable_irqs(index)
-    }
-
-    fn trigger_irqs(&self, index: u32, start: u32, vectors: &[bool]) -> Result<(), FunctionError> {
-        self.inner.trigger_irqs(index, start, vectors)
-    }
-
-    fn mask_irqs(&self, index: u32, start: u32, vectors: &[bool]) -> Result<(), FunctionError> {
-        self.inner.mask_irqs(index, start, vectors)
-    }
-
-    fn unmask_irqs(&self, index: u32, start: u32, vectors: &[bool]) -> Result<(), FunctionError> {
-        self.inner.unmask_irqs(index, start, vectors)
-    }
-
-    fn set_unmask_eventfd(
-        &self,
-        index: u32,
-        vector: u32,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Result<(), FunctionError> {
-        self.inner.set_unmask_eventfd(index, vector, fd)
     }
 
     fn dma_map(
@@ -82,30 +36,6 @@ impl Function for Narrow {
         };
         assert!(self.ranges.iter().any(inside), "{iova:#x} is out of reach");
         self.inner.dma_map(iova, size, access, file)
-    }
-
-    fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError> {
-        self.inner.dma_unmap(iova, size)
-    }
-
-    fn dma_unmap_all(&self) -> Result<(), FunctionError> {
-        self.inner.dma_unmap_all()
-    }
-
-    fn set_dma_handler(&self, handler: Arc<dyn DmaHandler>) {
-        self.inner.set_dma_handler(handler);
-    }
-
-    fn reset(&self) -> Result<(), FunctionError> {
-        self.inner.reset()
-    }
-
-    fn lost(&self) -> bool {
-        self.inner.lost()
-    }
-
-    fn lost_event(&self) -> BorrowedFd<'_> {
-        self.inner.lost_event()
     }
 }
 

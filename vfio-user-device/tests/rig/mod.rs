@@ -375,6 +375,18 @@ impl Station {
         !ready.expect("a look").is_empty()
     }
 
+    /// Whether no interrupt comes for that long.
+    pub(crate) fn stays_quiet(&mut self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            let ready = self.interrupts.wait(Some(left)).expect("a wait");
+            if !ready.is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Wait for an interrupt, whatever it is for.
     pub(crate) fn wait_for_interrupt(&mut self) {
         let ready = self.interrupts.wait(Some(LONG)).expect("a wait");
