@@ -43,6 +43,12 @@ pub enum IovaError {
     },
 }
 
+/// The last address of `size` bytes at `iova`; `None` if there is none.
+#[inline]
+pub(crate) fn last_address(iova: u64, size: u64) -> Option<u64> {
+    iova.checked_add(size.checked_sub(1)?)
+}
+
 /// Free ranges of one I/O address space.
 ///
 /// Ranges are kept by first and last address, both inclusive, so the top of the 64-bit space needs
@@ -111,10 +117,7 @@ impl IovaAllocator {
 
     /// Allocate exactly `iova .. iova + size`.
     pub fn allocate_at(&mut self, iova: u64, size: u64) -> Result<(), IovaError> {
-        let last = size
-            .checked_sub(1)
-            .and_then(|more| iova.checked_add(more))
-            .ok_or(IovaError::Invalid { size, align: 1 })?;
+        let last = last_address(iova, size).ok_or(IovaError::Invalid { size, align: 1 })?;
         match self.free.range(..=iova).next_back() {
             Some((&start, &end)) if last <= end => {
                 self.cut(start, end, iova, last);

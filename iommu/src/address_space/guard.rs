@@ -9,7 +9,8 @@ use vm_memory::{Bytes, VolatileSlice};
 
 use super::messages::Data;
 use super::window::{Target, Windows};
-use super::{AddressSpace, CopyFault, DmaFault, FaultCause, last_address};
+use super::{AddressSpace, CopyFault, DmaFault, FaultCause};
+use crate::iova::last_address;
 use crate::pci::touches_msi_window;
 
 /// Bytes of the stack through which a copy goes that cannot be direct.

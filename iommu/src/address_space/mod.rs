@@ -29,6 +29,7 @@ pub use self::fault::{CopyFault, DmaFault, FaultCause};
 pub use self::guard::{Guard, copy};
 use self::messages::Messages;
 use self::window::{Backing, Plan, Target, Window, Windows, plan};
+use crate::iova::last_address;
 use crate::memory::{Inspection, MapAccess, MemoryError};
 use crate::pci::{Rid, touches_msi_window};
 
@@ -375,11 +376,6 @@ impl AddressSpace {
         log::debug!("{fault}");
         fault
     }
-}
-
-/// The last address of `size` bytes at `iova`; `None` if there is none.
-fn last_address(iova: u64, size: u64) -> Option<u64> {
-    iova.checked_add(size.checked_sub(1)?)
 }
 
 fn errno_of(error: &MemoryError) -> Errno {

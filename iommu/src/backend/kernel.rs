@@ -38,6 +38,7 @@ use self::sysfs::Sysfs;
 use self::windows::Windows;
 use crate::function::{Function, FunctionError};
 use crate::interrupt::InterruptSet;
+use crate::iova::last_address;
 use crate::memory::{MapAccess, SharedMemory};
 use crate::pci;
 
@@ -390,10 +391,7 @@ impl Function for KernelVfio {
         file: Option<(BorrowedFd<'_>, u64)>,
     ) -> Result<(), FunctionError> {
         let refused = Self::refused("DMA_MAP");
-        let last = size
-            .checked_sub(1)
-            .and_then(|more| iova.checked_add(more))
-            .ok_or_else(|| refused(Errno::EINVAL))?;
+        let last = last_address(iova, size).ok_or_else(|| refused(Errno::EINVAL))?;
         if access.is_empty() {
             return Err(refused(Errno::EINVAL));
         }
@@ -424,10 +422,7 @@ impl Function for KernelVfio {
 
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError> {
         let refused = Self::refused("DMA_UNMAP");
-        let last = size
-            .checked_sub(1)
-            .and_then(|more| iova.checked_add(more))
-            .ok_or_else(|| refused(Errno::EINVAL))?;
+        let last = last_address(iova, size).ok_or_else(|| refused(Errno::EINVAL))?;
         let mut windows = self.windows();
         let inside = windows.inside(iova, last).map_err(refused)?;
         self.close(&mut windows, inside)
