@@ -29,7 +29,7 @@ const WIRE_OVERHEAD: usize = 20;
 
 type Raw = [u8; descriptor::SIZE];
 
-/// A queue's turn.
+/// A queue's turn, and what it reaches.
 struct Turn<'a> {
     sender: Sender<'a>,
     /// The card's number of the queue.
@@ -39,6 +39,9 @@ struct Turn<'a> {
     frames: u32,
     /// Software asked to be told of a descriptor, and was.
     completed: bool,
+    progress: &'a mut Progress,
+    host: &'a mut dyn DataHost,
+    events: &'a mut Events,
 }
 
 /// Whether a queue goes on in its turn.
@@ -84,71 +87,68 @@ impl DataPath {
             cache: RouteCache::default(),
             frames: 0,
             completed: false,
+            progress,
+            host,
+            events,
         };
         let head = self.tx[at].ring.head;
         let mut fetches = 0;
         while turn.frames < BURST && fetches < FETCHES {
             fetches += 1;
-            if self.fetch(&mut turn, progress, host, events) == Then::Rest {
+            if self.fetch(&mut turn) == Then::Rest {
                 break;
             }
         }
         let tx = &self.tx[at];
         if tx.ring.head != head {
-            tx.ring.publish_head(Kind::Tx, place, host);
+            tx.ring.publish_head(Kind::Tx, place, turn.host);
         }
         if turn.completed {
-            events.cause(Kind::Tx, queue as u8);
+            turn.events.cause(Kind::Tx, queue as u8);
         }
-        progress.frames += turn.frames;
-        progress.more |=
+        turn.progress.frames += turn.frames;
+        turn.progress.more |=
             tx.ring.state == State::Running && (turn.frames >= BURST || fetches == FETCHES);
     }
 
     /// Fetch descriptors once, and send what they describe.
-    fn fetch(
-        &mut self,
-        turn: &mut Turn<'_>,
-        progress: &mut Progress,
-        host: &mut dyn DataHost,
-        events: &mut Events,
-    ) -> Then {
+    fn fetch(&mut self, turn: &mut Turn<'_>) -> Then {
         let at = turn.queue;
         let place = turn.sender.place;
-        match self.tx[at].pay(place, host) {
+        match self.tx[at].pay(place, turn.host) {
             Ok(reported) => turn.completed |= reported,
             Err((iova, len, fault)) => {
-                return self.tx_fault(turn, (iova, len, true), fault, progress, events);
+                return self.tx_fault(turn, (iova, len, true), fault);
             }
         }
         if let Err(when) = self.tx[at].may_send(turn.rate, self.now) {
-            progress.look_again(when);
+            turn.progress.look_again(when);
             return Then::Rest;
         }
         if let Some(cut) = self.tx[at].cut.take()
-            && self.go_on_cutting(cut, turn, progress, host, events) == Then::Rest
+            && self.go_on_cutting(cut, turn) == Then::Rest
         {
             return Then::Rest;
         }
-        let Some(available) = self.tx[at].ring.available(Kind::Tx, place, host) else {
-            return self.stop_tx(turn, HaltReason::Tail, events);
+        let Some(available) = self.tx[at].ring.available(Kind::Tx, place, turn.host) else {
+            return self.stop_tx(turn, HaltReason::Tail);
         };
         if available == 0 {
             return Then::Rest;
         }
-        if !host.has_turn(place.function) {
-            progress.more = true;
+        if !turn.host.has_turn(place.function) {
+            turn.progress.more = true;
             return Then::Rest;
         }
         let mut raw = [[0; descriptor::SIZE]; FRAME_DESCRIPTORS];
         let raw = &mut raw[..(available as usize).min(FRAME_DESCRIPTORS)];
-        if let Err((iova, len, fault)) = self.tx[at].ring.fetch(place, 0, raw, host) {
-            return self.tx_fault(turn, (iova, len, false), fault, progress, events);
+        if let Err((iova, len, fault)) = self.tx[at].ring.fetch(place, 0, raw, turn.host) {
+            return self.tx_fault(turn, (iova, len, false), fault);
         }
         let mut done = 0;
         while done < raw.len()
             && turn.frames < BURST
-            && (done == 0 || host.has_turn(place.function))
+            && (done == 0 || turn.host.has_turn(place.function))
         {
             let mut request = std::mem::take(&mut self.scratch.request);
             let item = self.tx[at].parse(&raw[done..], &mut request);
@@ -165,11 +165,9 @@ impl DataPath {
                 Item::Frame(taken) => {
                     let raw = &raw[done..done + taken];
                     let then = match request.plan {
-                        Some(plan) => {
-                            self.begin_cutting(plan, request, raw, turn, progress, host, events)
-                        }
+                        Some(plan) => self.begin_cutting(plan, request, raw, turn),
                         None => {
-                            let then = self.one(&request, raw, turn, progress, host, events);
+                            let then = self.one(&request, raw, turn);
                             self.scratch.request = request;
                             then
                         }
@@ -182,11 +180,11 @@ impl DataPath {
                     let then = match item {
                         Item::Drop(_, reason) => {
                             if reason == DropReason::BadSegmentation {
-                                events.segmentation_failed += 1;
+                                turn.events.segmentation_failed += 1;
                             }
-                            self.refuse(reason, 1, raw, turn, progress, host, events)
+                            self.refuse(reason, 1, raw, turn)
                         }
-                        _ => self.complete(raw, turn, progress, host, events),
+                        _ => self.complete(raw, turn),
                     };
                     (taken, then)
                 }
@@ -203,27 +201,25 @@ impl DataPath {
     }
 
     /// Send a frame that goes out as one.
-    fn one(
-        &mut self,
-        request: &Request,
-        raw: &[Raw],
-        turn: &mut Turn<'_>,
-        progress: &mut Progress,
-        host: &mut dyn DataHost,
-        events: &mut Events,
-    ) -> Then {
+    fn one(&mut self, request: &Request, raw: &[Raw], turn: &mut Turn<'_>) -> Then {
         turn.frames += 1;
-        let (bytes, result) = self.send(&turn.sender, request, &mut turn.cache, host, events);
+        let (bytes, result) = self.send(
+            &turn.sender,
+            request,
+            &mut turn.cache,
+            turn.host,
+            turn.events,
+        );
         self.tx[turn.queue].spend(bytes + FCS_LENGTH + WIRE_OVERHEAD);
         match result {
-            Ok(()) => self.complete(raw, turn, progress, host, events),
-            Err(Unsent::Drop(reason)) => self.refuse(reason, 1, raw, turn, progress, host, events),
+            Ok(()) => self.complete(raw, turn),
+            Err(Unsent::Drop(reason)) => self.refuse(reason, 1, raw, turn),
             Err(Unsent::Fault { iova, len, fault }) => {
                 // If by accident, the frame is lost and its queue is not.
-                if self.lose(turn, (iova, len), fault, 1, events) == Then::GoOn
-                    && self.complete(raw, turn, progress, host, events) == Then::GoOn
+                if self.lose(turn, (iova, len), fault, 1) == Then::GoOn
+                    && self.complete(raw, turn) == Then::GoOn
                 {
-                    self.retry_tx(turn, progress);
+                    self.retry_tx(turn);
                 }
                 Then::Rest
             }
@@ -231,62 +227,48 @@ impl DataPath {
     }
 
     /// Send a frame that goes out as many.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a request, its turn and the world"
-    )]
     fn begin_cutting(
         &mut self,
         plan: Plan,
         request: Request,
         raw: &[Raw],
         turn: &mut Turn<'_>,
-        progress: &mut Progress,
-        host: &mut dyn DataHost,
-        events: &mut Events,
     ) -> Then {
         let mut header = [0; HEADER_MOST];
         let header = &mut header[..plan.header_len()];
         if let Err(SenderFault { iova, len, fault }) =
-            request.read_head(turn.sender.place.function, header, host)
+            request.read_head(turn.sender.place.function, header, turn.host)
         {
             self.scratch.request = request;
             if fault.cause == FaultCause::Cancelled {
                 // Nothing has been sent of it: it is read again.
-                return self.retry_tx(turn, progress);
+                return self.retry_tx(turn);
             }
             let segmenter = Segmenter::new(plan, header);
-            return self.lose(turn, (iova, len), fault, segmenter.frames_left(), events);
+            return self.lose(turn, (iova, len), fault, segmenter.frames_left());
         }
         let cut = Cut {
             segmenter: Segmenter::new(plan, header),
             request,
             raw: raw.to_vec(),
         };
-        self.go_on_cutting(Box::new(cut), turn, progress, host, events)
+        self.go_on_cutting(Box::new(cut), turn)
     }
 
     /// Send as many of the frames that a request is cut into as the queue's turn allows.
-    fn go_on_cutting(
-        &mut self,
-        mut cut: Box<Cut>,
-        turn: &mut Turn<'_>,
-        progress: &mut Progress,
-        host: &mut dyn DataHost,
-        events: &mut Events,
-    ) -> Then {
+    fn go_on_cutting(&mut self, mut cut: Box<Cut>, turn: &mut Turn<'_>) -> Then {
         let at = turn.queue;
         let function = turn.sender.place.function;
         let masks = turn.sender.config.flag_masks;
         let mut outcome = Ok(());
         while cut.segmenter.frames_left() != 0 {
             let when = self.tx[at].may_send(turn.rate, self.now);
-            let has_turn = host.has_turn(function);
+            let has_turn = turn.host.has_turn(function);
             if turn.frames >= BURST || when.is_err() || !has_turn {
                 if let Err(when) = when {
-                    progress.look_again(when);
+                    turn.progress.look_again(when);
                 }
-                progress.more |= when.is_ok() && !has_turn;
+                turn.progress.more |= when.is_ok() && !has_turn;
                 self.tx[at].cut = Some(cut);
                 return Then::Rest;
             }
@@ -295,8 +277,14 @@ impl DataPath {
                 break;
             };
             turn.frames += 1;
-            let (bytes, result) =
-                self.send_piece(&turn.sender, &cut, piece, &mut turn.cache, host, events);
+            let (bytes, result) = self.send_piece(
+                &turn.sender,
+                &cut,
+                piece,
+                &mut turn.cache,
+                turn.host,
+                turn.events,
+            );
             self.tx[at].spend(bytes + FCS_LENGTH + WIRE_OVERHEAD);
             match result {
                 Ok(()) => {}
@@ -308,13 +296,13 @@ impl DataPath {
                 Err(Unsent::Fault { iova, len, fault }) => {
                     let cancelled = fault.cause == FaultCause::Cancelled;
                     let lost = if cancelled { 1 } else { left };
-                    if self.lose(turn, (iova, len), fault, lost, events) == Then::Rest {
-                        events.segmentation_failed += 1;
+                    if self.lose(turn, (iova, len), fault, lost) == Then::Rest {
+                        turn.events.segmentation_failed += 1;
                         return Then::Rest;
                     }
                     // One frame is lost, the others are not.
                     self.tx[at].cut = Some(cut);
-                    return self.retry_tx(turn, progress);
+                    return self.retry_tx(turn);
                 }
             }
         }
@@ -322,27 +310,20 @@ impl DataPath {
         self.scratch.request = request;
         match outcome {
             Ok(()) => {
-                events.segmented += 1;
-                self.complete(&raw, turn, progress, host, events)
+                turn.events.segmented += 1;
+                self.complete(&raw, turn)
             }
             Err((reason, left)) => {
-                events.segmentation_failed += 1;
-                self.refuse(reason, left, &raw, turn, progress, host, events)
+                turn.events.segmentation_failed += 1;
+                self.refuse(reason, left, &raw, turn)
             }
         }
     }
 
     /// Tell software of descriptors that have been dealt with.
-    fn complete(
-        &mut self,
-        raw: &[Raw],
-        turn: &mut Turn<'_>,
-        progress: &mut Progress,
-        host: &mut dyn DataHost,
-        events: &mut Events,
-    ) -> Then {
+    fn complete(&mut self, raw: &[Raw], turn: &mut Turn<'_>) -> Then {
         let tx = &mut self.tx[turn.queue];
-        match tx.complete(turn.sender.place, raw, host) {
+        match tx.complete(turn.sender.place, raw, turn.host) {
             Ok(reported) => {
                 turn.completed |= reported;
                 Then::GoOn
@@ -351,28 +332,22 @@ impl DataPath {
                 if fault.cause == FaultCause::Cancelled {
                     tx.owe(raw);
                 }
-                self.tx_fault(turn, (iova, len, true), fault, progress, events)
+                self.tx_fault(turn, (iova, len, true), fault)
             }
         }
     }
 
     /// Frames are not sent, for a reason that the sender may have to answer for.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a reason, its turn and the world"
-    )]
     fn refuse(
         &mut self,
         reason: DropReason,
         frames: u64,
         raw: &[Raw],
         turn: &mut Turn<'_>,
-        progress: &mut Progress,
-        host: &mut dyn DataHost,
-        events: &mut Events,
     ) -> Then {
         let function = turn.sender.place.function;
-        events.drop_frames(Port::Function(function), reason, frames);
+        turn.events
+            .drop_frames(Port::Function(function), reason, frames);
         let misbehavior = match reason {
             DropReason::SpoofedMac => Some(Misbehavior::SpoofedMac),
             DropReason::SpoofedVlan => Some(Misbehavior::SpoofedVlan),
@@ -381,38 +356,39 @@ impl DataPath {
                 .map(Misbehavior::Malformed),
         };
         if let Some(misbehavior) = misbehavior {
-            events.misbehavior(turn.queue as u8, misbehavior);
+            turn.events.misbehavior(turn.queue as u8, misbehavior);
         }
         if let Some(Misbehavior::Malformed(_)) = misbehavior {
             self.tx[turn.queue].block(raw.len());
             self.blocks_changed = true;
-            return self.stop_tx(turn, HaltReason::Malicious, events);
+            return self.stop_tx(turn, HaltReason::Malicious);
         }
-        self.complete(raw, turn, progress, host, events)
+        self.complete(raw, turn)
     }
 
     /// The sender's memory failed, which costs it these frames. Unless that was by accident its queue
     /// is halted.
     fn lose(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
         (iova, len): (u64, u64),
         fault: DmaFault,
         frames: u64,
-        events: &mut Events,
     ) -> Then {
         let place = turn.sender.place;
-        events.drop_frames(Port::Function(place.function), DropReason::TxFault, frames);
-        events.fault(fault_of(place, Kind::Tx, iova, len, false, fault));
+        turn.events
+            .drop_frames(Port::Function(place.function), DropReason::TxFault, frames);
+        turn.events
+            .fault(fault_of(place, Kind::Tx, iova, len, false, fault));
         if fault.cause == FaultCause::Cancelled {
             return Then::GoOn;
         }
-        self.stop_tx(turn, HaltReason::Fault, events)
+        self.stop_tx(turn, HaltReason::Fault)
     }
 
-    fn stop_tx(&mut self, turn: &Turn<'_>, reason: HaltReason, events: &mut Events) -> Then {
+    fn stop_tx(&mut self, turn: &mut Turn<'_>, reason: HaltReason) -> Then {
         self.tx[turn.queue].halt();
-        events.halt(halt(turn.sender.place, Kind::Tx, reason));
+        turn.events.halt(halt(turn.sender.place, Kind::Tx, reason));
         Then::Rest
     }
 
@@ -420,24 +396,23 @@ impl DataPath {
     /// again.
     fn tx_fault(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &mut Turn<'_>,
         (iova, len, write): (u64, u64, bool),
         fault: DmaFault,
-        progress: &mut Progress,
-        events: &mut Events,
     ) -> Then {
         if fault.cause == FaultCause::Cancelled {
-            return self.retry_tx(turn, progress);
+            return self.retry_tx(turn);
         }
         let place = turn.sender.place;
-        events.fault(fault_of(place, Kind::Tx, iova, len, write, fault));
-        self.stop_tx(turn, HaltReason::Fault, events)
+        turn.events
+            .fault(fault_of(place, Kind::Tx, iova, len, write, fault));
+        self.stop_tx(turn, HaltReason::Fault)
     }
 
-    fn retry_tx(&mut self, turn: &Turn<'_>, progress: &mut Progress) -> Then {
+    fn retry_tx(&mut self, turn: &mut Turn<'_>) -> Then {
         let when = self.now.saturating_add(RETRY_NS);
         self.tx[turn.queue].wait_until(when);
-        progress.look_again(when);
+        turn.progress.look_again(when);
         Then::Rest
     }
 }
