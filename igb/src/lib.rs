@@ -8,6 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod absent;
 pub mod descriptor;
 pub mod frame;
 pub mod function;

@@ -184,6 +184,19 @@ impl Rig {
         self.at("card.pcapng")
     }
 
+    /// From its next start on, the card traces every access into [`Self::trace`].
+    pub fn trace_card(&mut self) {
+        let trace = text(&self.trace());
+        self.options
+            .card_arguments
+            .extend(["--trace".into(), trace]);
+    }
+
+    /// The trace of a card that [traces](Self::trace_card).
+    pub fn trace(&self) -> PathBuf {
+        self.at("card.trace")
+    }
+
     /// The mediator's audit log.
     pub fn audit(&self) -> PathBuf {
         self.at("audit.jsonl")

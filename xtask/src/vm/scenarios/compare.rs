@@ -7,6 +7,8 @@ use anyhow::Result;
 
 use super::pf::bed::{Bed, Card};
 use super::pf::checks::{BASICS, reload};
+use super::pf::clock::CLOCK;
+use super::pf::settings::SETTINGS;
 use super::pf::traffic::TRAFFIC;
 use crate::report::Report;
 use crate::vm::scenario::Stage;
@@ -162,7 +164,7 @@ fn find(stage: &Stage<'_>, name: &str, card: Card) -> Result<Findings> {
     let mut bed = Bed::start(stage, name, card, 2)?;
     let facts = facts(&bed)?;
     let mut behaviours = BTreeMap::new();
-    for behaviour in BASICS.iter().chain(TRAFFIC) {
+    for behaviour in [BASICS, SETTINGS, CLOCK, TRAFFIC].into_iter().flatten() {
         let seen = (behaviour.run)(&mut bed);
         if seen.is_err() {
             // What a failed one left behind is not the next one's.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::unknown::known_registers;
 use crate::report::Report;
 use crate::rig::{PF_ADDRESS, Rig, RigOptions, vf_address};
 use crate::vm::scenario::Stage;
@@ -25,6 +26,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         capture: true,
         card_arguments: Vec::new(),
     })?;
+    rig.trace_card();
     rig.start_card()?;
     rig.start_mediator()?;
     rig.start_pf()?;
@@ -36,7 +38,13 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         }
     }
     outcome?;
-    rig.stop_all()
+    rig.stop_all()?;
+    let trace = std::fs::read_to_string(rig.trace()).context("reading the card's trace")?;
+    report.outcome(
+        "vm/igbvf/igbvf touches no register that the card does not know",
+        known_registers(&trace, "vf0"),
+    );
+    Ok(())
 }
 
 fn guest(stage: &Stage<'_>, rig: &mut Rig, report: &mut Report) -> Result<()> {

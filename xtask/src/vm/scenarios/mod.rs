@@ -9,6 +9,7 @@ mod igbvf;
 mod pf;
 mod qemu_igb;
 mod trace_diff;
+mod unknown;
 mod vf;
 mod vfio;
 

@@ -33,6 +33,8 @@ const LINK_LIMIT: Duration = Duration::from_secs(60);
 pub(in super::super) enum Card {
     /// Ours; the words are more arguments of the card.
     Ours(&'static [&'static str]),
+    /// Ours, with a trace of every access.
+    Traced,
     /// QEMU's `-device igb`.
     Qemu,
 }
@@ -72,9 +74,14 @@ impl Bed {
         place.ip(&["link", "set", TAP, "mtu", "9000", "up"])?;
         place.ip(&["addr", "add", &format!("{HOST}/24"), "dev", TAP])?;
         let mut rig = None;
-        let config = VmConfig::new(name).tools().cpus(cpus).reboots();
+        let config = VmConfig::new(name).tools().package("linuxptp");
+        let config = config.cpus(cpus).reboots();
         let config = match card {
-            Card::Ours(more) => {
+            Card::Ours(_) | Card::Traced => {
+                let more = match card {
+                    Card::Ours(more) => more,
+                    _ => &[],
+                };
                 let rig = rig.insert(Rig::new(RigOptions {
                     programs: stage.programs.into(),
                     vfs: 0,
@@ -87,6 +94,9 @@ impl Bed {
                         .collect(),
                 })?);
                 rig.run_inside("card", place.clone());
+                if card == Card::Traced {
+                    rig.trace_card();
+                }
                 rig.start_card()?;
                 config.vfio_user(&rig.nic().join("pf.sock"))?
             }
@@ -280,6 +290,14 @@ impl Bed {
             Some(mut rig) => rig.stop_all(),
             None => Ok(()),
         }
+    }
+
+    /// The same; every access that the card has traced.
+    pub(in super::super) fn stop_traced(self) -> Result<String> {
+        self.vm.shutdown()?;
+        let mut rig = self.rig.context("QEMU's card has no trace")?;
+        rig.stop_all()?;
+        std::fs::read_to_string(rig.trace()).context("reading the card's trace")
     }
 
     /// What the card said last, for a failure to quote.

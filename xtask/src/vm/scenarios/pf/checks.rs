@@ -83,10 +83,6 @@ pub(in super::super) const BASICS: &[Behaviour] = &[
         run: time_stamping,
     },
     Behaviour {
-        name: "clock",
-        run: clock,
-    },
-    Behaviour {
         name: "link down and up",
         run: link,
     },
@@ -297,14 +293,6 @@ fn time_stamping(bed: &mut Bed) -> Result<String> {
         ensure!(said.contains(word), "no {word}: {said}");
     }
     Ok("hardware stamps both ways".into())
-}
-
-/// The 1588 clock goes as fast as the guest's own.
-fn clock(bed: &mut Bed) -> Result<String> {
-    let log = bed.agent().kmsg()?;
-    ensure!(log.contains("added PHC"), "igb registered no clock");
-    let said = bed.guest("ls /dev/ptp0")?;
-    Ok(said.trim().to_owned())
 }
 
 fn link(bed: &mut Bed) -> Result<String> {

@@ -3,14 +3,19 @@
 pub(super) mod bed;
 pub(super) mod cable;
 pub(super) mod checks;
+pub(super) mod clock;
+pub(super) mod settings;
 pub(super) mod traffic;
 
 use anyhow::Result;
 
+use super::unknown::known_registers;
 use crate::report::Report;
 use crate::vm::scenario::Stage;
 use bed::{Bed, Card};
 use checks::{BASICS, Behaviour, reboot, reload};
+use clock::CLOCK;
+use settings::SETTINGS;
 use traffic::TRAFFIC;
 
 /// Reloads in the short run, and in the long one.
@@ -20,24 +25,45 @@ const MANY: u32 = 50;
 const SOAK: u32 = 60;
 
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
-    on_our_card(stage, "pf", report, |bed, report| {
-        carry_out("pf", BASICS, bed, report);
+    let bed = on_our_card(stage, "pf", Card::Traced, report, |bed, report| {
+        for list in [BASICS, SETTINGS, CLOCK] {
+            carry_out("pf", list, bed, report);
+        }
         report.outcome("vm/pf/driver reload", reload(bed, FEW));
-    })
+    })?;
+    report.outcome(
+        "vm/pf/igb touches no register that the card does not know",
+        known_registers(&bed.stop_traced()?, "pf"),
+    );
+    Ok(())
 }
 
 pub(super) fn run_traffic(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
-    on_our_card(stage, "pf-traffic", report, |bed, report| {
-        carry_out("pf-traffic", TRAFFIC, bed, report);
-    })
+    on_our_card(
+        stage,
+        "pf-traffic",
+        Card::Ours(&[]),
+        report,
+        |bed, report| {
+            carry_out("pf-traffic", TRAFFIC, bed, report);
+        },
+    )?
+    .stop()
 }
 
 pub(super) fn run_endurance(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
-    on_our_card(stage, "pf-endurance", report, |bed, report| {
-        report.outcome("vm/pf-endurance/guest reboot", reboot(bed));
-        report.outcome("vm/pf-endurance/both ways", traffic::soak(bed, SOAK));
-        report.outcome("vm/pf-endurance/driver reload", reload(bed, MANY));
-    })
+    on_our_card(
+        stage,
+        "pf-endurance",
+        Card::Ours(&[]),
+        report,
+        |bed, report| {
+            report.outcome("vm/pf-endurance/guest reboot", reboot(bed));
+            report.outcome("vm/pf-endurance/both ways", traffic::soak(bed, SOAK));
+            report.outcome("vm/pf-endurance/driver reload", reload(bed, MANY));
+        },
+    )?
+    .stop()
 }
 
 /// Everything of the list, each with its name in the report.
@@ -51,10 +77,11 @@ fn carry_out(scenario: &str, list: &[Behaviour], bed: &mut Bed, report: &mut Rep
 fn on_our_card(
     stage: &Stage<'_>,
     name: &str,
+    card: Card,
     report: &mut Report,
     work: impl FnOnce(&mut Bed, &mut Report),
-) -> Result<()> {
-    let mut bed = Bed::start(stage, name, Card::Ours(&[]), 2)?;
+) -> Result<Bed> {
+    let mut bed = Bed::start(stage, name, card, 2)?;
     work(&mut bed, report);
     let complaints = bed.complaints()?;
     report.check(
@@ -67,5 +94,5 @@ fn on_our_card(
     {
         eprintln!("-- the card said last:\n{words}");
     }
-    bed.stop()
+    Ok(bed)
 }

@@ -151,7 +151,7 @@ fn promiscuous(bed: &mut Bed) -> Result<String> {
 }
 
 /// Packets that each receive queue of the guest has had.
-fn queues(bed: &Bed) -> Result<Vec<u64>> {
+pub(super) fn queues(bed: &Bed) -> Result<Vec<u64>> {
     let table = bed.guest("ethtool -S @")?;
     (0..bed.cpus)
         .map(|queue| {

@@ -2,6 +2,7 @@
 
 mod address;
 mod away;
+mod diagnosis;
 mod filters;
 mod guest;
 mod life;
@@ -18,6 +19,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use self::world::{Plan, World};
+use super::unknown::known_registers;
 use crate::report::Report;
 use crate::vm::scenario::Stage;
 
@@ -33,6 +35,7 @@ const SMOKE: &[(&str, Step, Expected)] = &[
     ("ping", traffic::pings, &[]),
     ("spoof", spoof::source, &[]),
     ("link state", link::state, &[]),
+    ("ethtool", diagnosis::ethtool, &[]),
 ];
 
 const ALL: &[(&str, Step, Expected)] = &[
@@ -55,6 +58,7 @@ const ALL: &[(&str, Step, Expected)] = &[
     ("longest", filters::longest, &[]),
     ("link state", link::state, &[]),
     ("cable", link::cable, &[]),
+    ("ethtool", diagnosis::ethtool, &[]),
     ("rate", rate::limit, &[]),
     ("spoof", spoof::source, &[]),
     ("spoofed vlan", spoof::vlan, &[]),
@@ -72,6 +76,7 @@ pub(in crate::vm) fn smoke(stage: &Stage<'_>, report: &mut Report) -> Result<()>
     let plan = Plan {
         hosts: false,
         grace: "10",
+        traced: true,
     };
     let outcome = run(stage, report, plan, SMOKE);
     // The same bodies as in the long run, under the name of this one.
@@ -90,6 +95,7 @@ pub(in crate::vm) fn full(stage: &Stage<'_>, report: &mut Report) -> Result<()> 
     let plan = Plan {
         hosts: true,
         grace: "10",
+        traced: false,
     };
     run(stage, report, plan, ALL)
 }
@@ -120,5 +126,10 @@ fn run(
             world.quote();
         }
     }
-    world.stop()
+    if !plan.traced {
+        return world.stop();
+    }
+    let name = "vm/vf/igbvf touches no register that the card does not know";
+    report.outcome(name, known_registers(&world.stop_traced()?, "vf0"));
+    Ok(())
 }

@@ -78,6 +78,7 @@ pub(in crate::vm) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     let plan = Plan {
         hosts: true,
         grace: "10",
+        traced: false,
     };
     let mut world = World::start(stage, plan)?;
     world.set_up()?;

@@ -33,7 +33,7 @@ pub(super) const WIRE_ADDRESS: &str = "10.82.0.100";
 /// VLANs that the guests may join.
 pub(super) const ALLOWED_VLANS: [u16; 3] = [100, 200, 201];
 /// How long something that a program does by itself may take to show.
-const SETTLE: Duration = Duration::from_secs(20);
+pub(super) const SETTLE: Duration = Duration::from_secs(20);
 /// How many of a kernel's last words on igbvf a failure shows.
 const KERNEL_LINES: usize = 6;
 /// How many requests that were not granted it shows.
@@ -176,6 +176,8 @@ pub(super) struct Plan {
     pub(super) hosts: bool,
     /// Seconds for which the card keeps VFs without a PF driver.
     pub(super) grace: &'static str,
+    /// Whether the card traces every access.
+    pub(super) traced: bool,
 }
 
 impl<'a> World<'a> {
@@ -223,6 +225,9 @@ impl<'a> World<'a> {
             wire,
             pf,
         };
+        if plan.traced {
+            world.rig.trace_card();
+        }
         world.rig.start_card()?;
         world.rig.start_mediator()?;
         world.rig.start_pf()?;
@@ -406,11 +411,22 @@ impl<'a> World<'a> {
     }
 
     /// Ends the guests and the programs in good order.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(super) fn stop(self) -> Result<()> {
+        self.stop_all().map(drop)
+    }
+
+    /// The same; every access that the card has traced.
+    pub(super) fn stop_traced(self) -> Result<String> {
+        let rig = self.stop_all()?;
+        std::fs::read_to_string(rig.trace()).context("reading the card's trace")
+    }
+
+    fn stop_all(mut self) -> Result<Rig> {
         for guest in [self.left.take(), self.right.take()].into_iter().flatten() {
             guest.vm.shutdown()?;
         }
-        self.rig.stop_all()
+        self.rig.stop_all()?;
+        Ok(self.rig)
     }
 
     /// What the programs said last, for a failure to show.
