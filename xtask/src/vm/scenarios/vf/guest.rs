@@ -17,6 +17,8 @@ pub(super) const QUICK: Duration = Duration::from_secs(30);
 pub(super) const LINK_LIMIT: Duration = Duration::from_secs(60);
 /// How long an echo reply may take.
 pub(super) const REPLY_LIMIT: Duration = Duration::from_secs(2);
+/// How long a server of iperf3 may take after one client until it takes the next.
+const LISTEN_LIMIT: Duration = Duration::from_secs(10);
 /// Port of the iperf3 server of every guest.
 pub(super) const IPERF_PORT: &str = "5201";
 /// The ethertype of test frames (IEEE 802 local experimental): nobody else sends it.
@@ -212,9 +214,12 @@ impl Guest {
         words.extend(more);
         let limit = Duration::from_secs(seconds) + Duration::from_secs(60);
         let name = self.name;
-        let done = self.vm.agent().exec(&words, limit)?;
-        throughput(&done.stdout)
-            .with_context(|| format!("guest {name}: {} ({})", words.join(" "), done.stderr.trim()))
+        once_it_listens(|| {
+            let done = self.vm.agent().exec(&words, limit)?;
+            throughput(&done.stdout).with_context(|| {
+                format!("guest {name}: {} ({})", words.join(" "), done.stderr.trim())
+            })
+        })
     }
 
     /// The lines of the kernel's log with `word`.
@@ -246,6 +251,20 @@ fn complaints(log: &str, expected: &[&str]) -> Vec<String> {
         .filter(|line| !expected.iter().any(|word| line.contains(word)))
         .map(str::to_owned)
         .collect()
+}
+
+/// Runs a client of iperf3, anew while its server refuses it: after each client a server closes its
+/// port and opens it again, which takes an emulated guest a moment.
+pub(super) fn once_it_listens(mut run: impl FnMut() -> Result<Throughput>) -> Result<Throughput> {
+    let begin = Instant::now();
+    loop {
+        match run() {
+            Err(error)
+                if begin.elapsed() < LISTEN_LIMIT
+                    && format!("{error:#}").contains("Connection refused") => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Reads the report of iperf3.
@@ -319,6 +338,30 @@ mod tests {
         let error = throughput(r#"{"error":"unable to connect"}"#).unwrap_err();
         assert!(error.to_string().contains("unable to connect"));
         assert!(throughput("").is_err());
+    }
+
+    #[test]
+    fn only_a_refused_client_is_run_anew() {
+        let throughput = Throughput {
+            mbits: 1.0,
+            lost: 0.0,
+        };
+        let mut answers = vec![Ok(throughput), Err("iperf3: Connection refused")]
+            .into_iter()
+            .rev();
+        let mut run = || {
+            answers
+                .next()
+                .context("run too often")?
+                .map_err(anyhow::Error::msg)
+        };
+        assert_eq!(once_it_listens(&mut run).unwrap().mbits, 1.0);
+        let mut runs = 0;
+        let lost = once_it_listens(|| {
+            runs += 1;
+            bail!("iperf3: control socket has closed unexpectedly")
+        });
+        assert!(lost.is_err() && runs == 1);
     }
 
     #[test]

@@ -148,10 +148,12 @@ impl Host {
         words.extend(more);
         let limit = (seconds + 60).to_string();
         let mut command = self.iperf3(stage, &limit, &words)?;
-        let output = command.output().context("running iperf3")?;
-        guest::throughput(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            format!("iperf3 {}: {said}", words.join(" "))
+        guest::once_it_listens(|| {
+            let output = command.output().context("running iperf3")?;
+            guest::throughput(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                format!("iperf3 {}: {said}", words.join(" "))
+            })
         })
     }
 }
