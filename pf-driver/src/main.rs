@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use igb_netdev::ctl;
 use igb_netdev::run::{RunOptions, run};
+use igb_netdev::{bind, ctl};
 use iommu::backend::Place;
 use mediator_protocol::Token;
 use pf_driver::{PfChannel, PfDriver, PfOptions, Policy};
@@ -34,11 +34,16 @@ enum Command {
     Run(Run),
     /// Ask or steer a running PF driver, in the words of `ip link set dev PF vf N ...`
     Ctl(Ctl),
+    /// Give a PF of this machine to vfio-pci, for `run --device vfio:ADDRESS`
+    Bind(bind::Target),
+    /// Give it back to the driver that it had
+    Unbind(bind::Target),
 }
 
 #[derive(Debug, Args)]
 struct Run {
     /// The PF: vfio-user:SOCKET, or vfio:0000:BB:DD.F[,vf_token=UUID] on the kernel's VFIO
+    /// (iommufd: instead of vfio: where the kernel has that)
     #[arg(long, value_name = "DEVICE")]
     device: Place,
     /// The mediator's --pf-socket; without one no VF has a channel unless the card's mailbox is open
@@ -166,6 +171,8 @@ fn main() -> ExitCode {
     ctl::exit(match Arguments::parse().command {
         Command::Run(arguments) => drive(&arguments),
         Command::Ctl(arguments) => ask(&arguments),
+        Command::Bind(target) => target.bind(),
+        Command::Unbind(target) => target.unbind(),
     })
 }
 

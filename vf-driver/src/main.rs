@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use igb_netdev::ctl;
 use igb_netdev::run::{RunOptions, run};
+use igb_netdev::{bind, ctl};
 use iommu::backend::Place;
 use serde_json::json;
 use vf_driver::{ChannelKind, VfDriver, VfOptions};
@@ -33,11 +33,16 @@ enum Command {
     Run(Run),
     /// Ask a running VF driver
     Ctl(Ctl),
+    /// Give a VF of this machine to vfio-pci, for `run --device vfio:ADDRESS`
+    Bind(bind::Target),
+    /// Give it back to the driver that it had
+    Unbind(bind::Target),
 }
 
 #[derive(Debug, Args)]
 struct Run {
     /// The VF: vfio-user:SOCKET, or vfio:0000:BB:DD.F[,vf_token=UUID] on the kernel's VFIO
+    /// (iommufd: instead of vfio: where the kernel has that)
     #[arg(long, value_name = "DEVICE")]
     device: Place,
     /// The way to the PF
@@ -98,7 +103,7 @@ enum Question {
     },
     /// Reset the VF (FLR) and begin anew
     Reset,
-    /// Do what a driver must not, to see it stopped: descriptor-outside
+    /// Do what a driver must not, to see it stopped: descriptor-outside, unmap-in-flight
     #[command(hide = true)]
     Misbehave {
         /// What to do
@@ -111,6 +116,8 @@ fn main() -> ExitCode {
     ctl::exit(match Arguments::parse().command {
         Command::Run(arguments) => drive(&arguments),
         Command::Ctl(arguments) => ask(&arguments),
+        Command::Bind(target) => target.bind(),
+        Command::Unbind(target) => target.unbind(),
     })
 }
 
@@ -148,7 +155,10 @@ fn ask(arguments: &Ctl) -> anyhow::Result<()> {
             json!({"op": "request", "what": what, "value": value})
         }
         Question::Reset => json!({"op": "reset"}),
-        Question::Misbehave { what } => json!({"op": "misbehave", "what": what}),
+        Question::Misbehave { what } => {
+            limit = Duration::from_secs(60);
+            json!({"op": "misbehave", "what": what})
+        }
     };
     let answer = arguments.target.ask(&request, limit)?;
     if let Some(status) = answer["status"].as_str().filter(|status| *status != "ok") {

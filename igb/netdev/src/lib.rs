@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bind;
 pub mod control;
 pub mod ctl;
 pub mod jobs;

@@ -1,45 +1,56 @@
 //! A function on kernel VFIO: a real device, or one of a virtual machine behind an I/O MMU.
 //!
-//! One container per function. The memory of a window is mapped in this process for as long as the
+//! One container per function, or one I/O address space of iommufd: [`KernelVfio::open`],
+//! [`KernelVfio::open_iommufd`]. The memory of a window is mapped in this process for as long as the
 //! window lasts, since the kernel wants its address. Registers are reached by loads and stores where
 //! the kernel lets them be mapped, else by pread and pwrite. Nobody reads the device's memory on its
 //! behalf here, so a window always needs a file.
 
 mod address;
+mod bind;
+mod cdev;
+mod changes;
 mod error;
 mod info;
+mod limits;
+#[cfg(test)]
+mod made_up;
 mod open;
+mod space;
+mod sriov;
 #[expect(unsafe_code, reason = "ioctls and mmap of kernel VFIO")]
 mod sys;
 mod sysfs;
+mod tree;
 mod windows;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use vfio_bindings::bindings::vfio as kernel;
-use vfio_ioctls::{VfioContainer, VfioError};
+use vfio_ioctls::VfioError;
 use vfio_user::client::DmaHandler;
 use vfio_user::device::{DmaAccess, Irq, IrqFlags, Region, RegionFlags, irq, region};
 
 pub use self::address::{KernelPlace, NotAnAddress, PciAddress, VfToken};
+pub use self::bind::{BindError, Binder, Bound, Unbound};
 pub use self::error::{Holdout, KernelError};
 use self::info::IommuInfo;
+use self::space::Space;
 use self::sys::{Registers, Vectors};
 use self::sysfs::Sysfs;
 use self::windows::Windows;
 use crate::function::{Function, FunctionError};
 use crate::interrupt::InterruptSet;
 use crate::iova::last_address;
-use crate::memory::{MapAccess, SharedMemory};
+use crate::memory::{MapAccess, MemoryError, SharedMemory};
 use crate::pci;
 
 /// One region of the device.
@@ -55,12 +66,13 @@ struct Bar {
 
 /// A [`Function`] over kernel VFIO. Dropping it closes every window and gives the device back.
 pub struct KernelVfio {
-    // Dropped first to last: mappings of the device, the device, its group, the container.
+    // Dropped first to last: mappings of the device, the device, its address space.
     bars: Vec<Bar>,
     device: File,
-    _group: OwnedFd,
-    container: VfioContainer,
+    space: Space,
     sysfs: Sysfs,
+    /// Who opened it chose the token of its VFs.
+    has_token: bool,
     resettable: bool,
     iommu: IommuInfo,
     windows: Mutex<Windows>,
@@ -85,8 +97,7 @@ struct Interrupts {
 impl KernelVfio {
     /// How many more windows the kernel lets this container have, if it tells.
     pub fn windows_left(&self) -> Option<u32> {
-        let answer = sys::iommu_info(sys::borrow(&self.container)).ok()?;
-        IommuInfo::decode(&answer)?.available
+        self.space.windows_left()
     }
 
     fn refused(operation: &'static str) -> impl Fn(Errno) -> FunctionError {
@@ -195,7 +206,7 @@ impl KernelVfio {
 
     fn close(&self, windows: &mut Windows, which: Vec<(u64, usize)>) -> Result<(), FunctionError> {
         for (iova, size) in which {
-            let closed = self.container.vfio_dma_unmap(iova, size);
+            let closed = self.space.unmap(iova, size);
             closed.map_err(|error| match error {
                 VfioError::IommuDmaUnmap(error) => {
                     Self::refused("DMA_UNMAP")(Errno::from_raw(error.errno()))
@@ -212,25 +223,14 @@ impl KernelVfio {
 
     /// What the kernel's refusal of a window means, and what mends it.
     fn unmappable(&self, errno: Errno, size: u64, windows: &Windows) -> FunctionError {
-        let operation = "DMA_MAP";
-        let mend = match errno {
-            Errno::ENOMEM => {
-                let soft = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |limits| limits.0);
-                memlock(soft, size)
-            }
-            Errno::ENOSPC => format!(
-                "the container has {} windows, and the kernel gives it no more; as root, before \
-                 the function is opened: \
-                 echo NUMBER > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
-                windows.len()
-            ),
-            errno => return FunctionError::Refused { operation, errno },
+        let situation = limits::Situation {
+            size,
+            windows: windows.len(),
+            mapped: windows.bytes(),
+            available: self.windows_left(),
+            lockable: limits::lockable(),
         };
-        FunctionError::Limit {
-            operation,
-            errno,
-            mend,
-        }
+        limits::refusal(errno, situation)
     }
 
     /// Set vectors from `start` on.
@@ -252,19 +252,6 @@ impl KernelVfio {
         sys::set_irqs(self.device.as_fd(), action, index, start, vectors)
             .map_err(|errno| self.failed(operation, &errno.into()))
     }
-}
-
-/// Why locked memory ran out, and what gives more of it.
-fn memlock(soft: u64, size: u64) -> String {
-    if soft == RLIM_INFINITY {
-        return format!("the system has no {size} bytes of memory to lock");
-    }
-    let pid = std::process::id();
-    format!(
-        "memory of a device is locked, and this process may lock {soft} bytes; start it with a \
-         higher limit (ulimit -l unlimited; LimitMEMLOCK=infinity of a service), or as root: \
-         prlimit --pid {pid} --memlock=unlimited"
-    )
 }
 
 impl Function for KernelVfio {
@@ -404,17 +391,23 @@ impl Function for KernelVfio {
             MapAccess::ReadOnly
         };
         let own = file.try_clone_to_owned().map_err(|error| {
-            refused(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))
+            let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
+            self.unmappable(errno, size, &self.windows())
         })?;
         let memory = SharedMemory::map(own, offset, length, mode).map_err(|error| {
             log::debug!("no memory for a DMA window: {error}");
-            refused(Errno::EINVAL)
+            match error {
+                // What can be mapped, and is not, has no room.
+                MemoryError::Map { .. } => self.unmappable(Errno::EOVERFLOW, size, &self.windows()),
+                _ => refused(Errno::EINVAL),
+            }
         })?;
         let mut windows = self.windows();
         if windows.overlap(iova, last) {
             return Err(refused(Errno::EEXIST));
         }
-        sys::map(sys::borrow(&self.container), iova, &memory, access)
+        self.space
+            .map(iova, &memory, access)
             .map_err(|errno| self.unmappable(errno, size, &windows))?;
         windows.insert(iova, memory);
         Ok(())
@@ -455,41 +448,15 @@ impl Function for KernelVfio {
 
     /// Through the kernel, which owns the capability and makes devices of the VFs.
     fn sriov_configure(&self, num_vfs: u16) -> Result<(), FunctionError> {
-        let number = |path| -> Result<u16, FunctionError> {
-            let text = fs::read_to_string(path).map_err(|_| FunctionError::NoSriov)?;
-            text.trim().parse().map_err(|_| FunctionError::NoSriov)
-        };
-        let total = number(self.sysfs.total_vfs())?;
-        if num_vfs > total {
-            let wanted = num_vfs;
-            return Err(FunctionError::TooManyVfs { wanted, total });
+        sriov::configure(&self.sysfs, num_vfs, sriov::Patience::default())?;
+        if num_vfs != 0 && !self.has_token {
+            let address = self.sysfs.address;
+            log::warn!(
+                "the kernel has chosen a secret VF token, so no process opens a VF over VFIO; \
+                 name this device vfio:{address},vf_token=UUID, and each VF likewise"
+            );
         }
-        let path = self.sysfs.num_vfs();
-        let enabled = number(path.clone())?;
-        match enabled {
-            now if now == num_vfs => return Ok(()),
-            now if now != 0 && num_vfs != 0 => {
-                return Err(FunctionError::VfsEnabled { enabled });
-            }
-            _ => {}
-        }
-        fs::write(&path, num_vfs.to_string()).map_err(|error| {
-            let path = path.display();
-            let mend = match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENOENT) => "vfio-pci enables no VFs; as root: \
-                     echo Y > /sys/module/vfio_pci/parameters/enable_sriov"
-                    .to_owned(),
-                Some(Errno::EACCES | Errno::EPERM | Errno::EROFS) => {
-                    format!("only root may write {path}; as root: chown USER {path}")
-                }
-                _ => return self.failed("enabling VFs", &error),
-            };
-            FunctionError::Limit {
-                operation: "enabling VFs",
-                errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-                mend,
-            }
-        })
+        Ok(())
     }
 
     fn lost(&self) -> bool {
@@ -506,20 +473,5 @@ impl Function for KernelVfio {
 
     fn lost_event(&self) -> BorrowedFd<'_> {
         self.loss.as_fd()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_on_locked_memory_is_named_with_what_raises_it() {
-        let text = memlock(8 << 20, 4096);
-        assert!(text.contains("may lock 8388608 bytes"), "{text}");
-        assert!(text.contains("ulimit -l unlimited"), "{text}");
-        let pid = format!("prlimit --pid {} ", std::process::id());
-        assert!(text.contains(&pid), "{text}");
-        assert!(!memlock(RLIM_INFINITY, 4096).contains("limit"));
     }
 }

@@ -1,4 +1,5 @@
-//! Functions by the name that a user gives: `vfio-user:SOCKET`, `vfio:0000:BB:DD.F`.
+//! Functions by the name that a user gives: `vfio-user:SOCKET`, `vfio:0000:BB:DD.F`,
+//! `iommufd:0000:BB:DD.F`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub enum Place {
     VfioUser(PathBuf),
     /// On the kernel's VFIO.
     Vfio(KernelPlace),
+    /// On the kernel's VFIO, through iommufd.
+    Iommufd(KernelPlace),
 }
 
 /// Why a function could not be named or opened.
@@ -25,7 +28,8 @@ pub enum OpenError {
     /// The name says nothing that is known.
     #[error(
         "{0:?} names no function; write vfio-user:SOCKET with the path of a vfio-user socket, or \
-         vfio:0000:BB:DD.F[,vf_token=UUID] with the address of a function on vfio-pci"
+         vfio:0000:BB:DD.F[,vf_token=UUID] with the address of a function on vfio-pci, or iommufd: \
+         instead of vfio: where the kernel has that"
     )]
     Name(String),
     /// The function is not in a state in which it can be opened.
@@ -52,6 +56,10 @@ impl std::str::FromStr for Place {
                 .parse()
                 .map(Self::Vfio)
                 .map_err(|_| OpenError::Name(name.into())),
+            Some(("iommufd", place)) => place
+                .parse()
+                .map(Self::Iommufd)
+                .map_err(|_| OpenError::Name(name.into())),
             _ => Err(OpenError::Name(name.into())),
         }
     }
@@ -62,6 +70,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
             Self::Vfio(place) => write!(f, "vfio:{place}"),
+            Self::Iommufd(place) => write!(f, "iommufd:{place}"),
         }
     }
 }
@@ -81,6 +90,7 @@ impl Place {
                     source,
                 }),
             Self::Vfio(place) => Ok(Arc::new(KernelVfio::open(place)?)),
+            Self::Iommufd(place) => Ok(Arc::new(KernelVfio::open_iommufd(place)?)),
         }
     }
 }
@@ -95,7 +105,10 @@ mod tests {
         assert_eq!(place.to_string(), "vfio-user:/run/pf.sock");
         let place: Place = "vfio:0000:01:10.7".parse().unwrap();
         assert_eq!(place.to_string(), "vfio:0000:01:10.7");
+        let place: Place = "iommufd:0000:01:10.7".parse().unwrap();
+        assert_eq!(place.to_string(), "iommufd:0000:01:10.7");
         for bad in [
+            "iommufd:",
             "",
             "pf.sock",
             "vfio-user:",
@@ -109,11 +122,13 @@ mod tests {
 
     #[test]
     fn an_absent_device_is_named() {
-        let place: Place = "vfio:fffe:ff:1f.7".parse().unwrap();
-        let Err(error) = place.open() else {
-            panic!("opened")
-        };
-        assert!(error.to_string().contains("fffe:ff:1f.7"), "{error}");
+        for kind in ["vfio", "iommufd"] {
+            let place: Place = format!("{kind}:fffe:ff:1f.7").parse().unwrap();
+            let Err(error) = place.open() else {
+                panic!("opened")
+            };
+            assert!(error.to_string().contains("fffe:ff:1f.7"), "{error}");
+        }
     }
 
     #[test]

@@ -101,6 +101,10 @@ impl FromStr for VfToken {
 }
 
 impl VfToken {
+    pub(super) fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     fn spelled(&self) -> String {
         let mut text = String::with_capacity(36);
         for (at, byte) in self.0.iter().enumerate() {

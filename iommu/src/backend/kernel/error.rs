@@ -102,8 +102,9 @@ pub enum KernelError {
     },
     /// The VF's token is missing or wrong.
     #[error(
-        "{address} wants its VF token: its PF is on vfio-pci, and whoever opened that chose one; \
-         write vfio:{address},vf_token=UUID with the PF's UUID"
+        "{address} wants its VF token: a VF whose PF is on vfio-pci wants the one with which the PF \
+         was opened, and a PF with VFs in use the one that it has; write \
+         vfio:{address},vf_token=UUID with that UUID"
     )]
     Token {
         /// The function.
@@ -118,6 +119,37 @@ pub enum KernelError {
         /// The function.
         address: PciAddress,
     },
+    /// Another process has the device.
+    #[error(
+        "{address} is in use by another process; `fuser /dev/vfio/devices/*` names it, and a device \
+         has one user at a time"
+    )]
+    BusyDevice {
+        /// The function.
+        address: PciAddress,
+    },
+    /// Another device of the group is not in our hands; seen through iommufd.
+    #[error(
+        "{address} shares its IOMMU group with a device that another driver has, which could reach its \
+         memory; `ls /sys/bus/pci/devices/{address}/iommu_group/devices` names those in it: bind \
+         them to vfio-pci too, or unbind them"
+    )]
+    NotViableDevice {
+        /// The function.
+        address: PciAddress,
+    },
+    /// The kernel has no iommufd.
+    #[error(
+        "/dev/iommu is not there; as root: modprobe iommufd. A kernel without CONFIG_IOMMUFD has none: \
+         name the device vfio:{0}"
+    )]
+    NoIommufd(PciAddress),
+    /// The kernel makes no files for devices.
+    #[error(
+        "{0} has no file of its own in /dev/vfio/devices: Linux before 6.6, or built without \
+         CONFIG_VFIO_DEVICE_CDEV, makes none; name the device vfio:{0}"
+    )]
+    NoCdev(PciAddress),
     /// It is no PCI function, or an older kernel's.
     #[error("{0} is none that vfio-pci of this kernel can hand out in full")]
     NotPci(PciAddress),

@@ -63,6 +63,18 @@ impl IommuInfo {
         Some(info)
     }
 
+    /// What iommufd tells of an address space.
+    pub(super) fn of_ioas(mut ranges: Vec<RangeInclusive<u64>>, alignment: u64) -> Self {
+        ranges.retain(|range| !range.is_empty());
+        ranges.sort_by_key(|range| *range.start());
+        Self {
+            // The smallest is the one that is looked at.
+            page_sizes: alignment,
+            ranges,
+            available: None,
+        }
+    }
+
     /// Whether pages of `size` bytes can be mapped.
     pub(super) fn maps_pages_of(&self, size: u64) -> bool {
         // The smallest page size rules: larger ones are made of smaller pages where they must be.
@@ -127,6 +139,16 @@ mod tests {
             ..info
         };
         assert!(!coarse.maps_pages_of(4096));
+    }
+
+    #[test]
+    fn an_address_space_of_iommufd_is_read_alike() {
+        let empty = 1;
+        let ranges = vec![0xFEF0_0000..=0xFFFF_FFFF, 0..=0xFEDF_FFFF, empty..=0];
+        let info = IommuInfo::of_ioas(ranges, 4096);
+        assert_eq!(info.ranges, [0..=0xFEDF_FFFF, 0xFEF0_0000..=0xFFFF_FFFF]);
+        assert!(info.maps_pages_of(4096));
+        assert!(!IommuInfo::of_ioas(Vec::new(), 1 << 16).maps_pages_of(4096));
     }
 
     #[test]

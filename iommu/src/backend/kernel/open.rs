@@ -17,6 +17,7 @@ use vfio_user::wire::decode_region;
 use super::address::KernelPlace;
 use super::error::KernelError;
 use super::info::IommuInfo;
+use super::space::Space;
 use super::sys::{self, Registers, Vectors};
 use super::sysfs::Sysfs;
 use super::windows::Windows;
@@ -62,7 +63,22 @@ impl KernelVfio {
             Errno::EBUSY => KernelError::Busy { group: number },
             errno => KernelError::system("opening the device")(errno),
         })?;
-        let device = File::from(device);
+        let space = Space::Container {
+            _group: group,
+            container,
+        };
+        Self::assemble(place, sysfs, File::from(device), space, iommu)
+    }
+
+    /// The function behind an open device.
+    pub(super) fn assemble(
+        place: &KernelPlace,
+        sysfs: Sysfs,
+        device: File,
+        space: Space,
+        iommu: IommuInfo,
+    ) -> Result<Self, KernelError> {
+        let address = place.address;
         let about = sys::device_info(device.as_fd())
             .map_err(KernelError::system("describing the device"))?;
         let whole = about.flags & kernel::VFIO_DEVICE_FLAGS_PCI != 0
@@ -84,9 +100,9 @@ impl KernelVfio {
         let mut function = Self {
             bars,
             device,
-            _group: group,
-            container,
+            space,
             sysfs,
+            has_token: place.vf_token.is_some(),
             resettable: about.flags & kernel::VFIO_DEVICE_FLAGS_RESET != 0,
             iommu,
             windows: Mutex::new(Windows::default()),
@@ -165,11 +181,16 @@ fn unusable(error: VfioError) -> KernelError {
 fn open_group(number: u32) -> Result<OwnedFd, KernelError> {
     let path = format!("/dev/vfio/{number}");
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    open(path.as_str(), flags, Mode::empty()).map_err(|errno| match errno {
+    open(path.as_str(), flags, Mode::empty()).map_err(|errno| closed_group(number, path, errno))
+}
+
+/// Why a group's file does not open.
+fn closed_group(group: u32, path: String, errno: Errno) -> KernelError {
+    match errno {
         Errno::EACCES | Errno::EPERM => KernelError::Permission { path },
-        Errno::EBUSY => KernelError::Busy { group: number },
+        Errno::EBUSY => KernelError::Busy { group },
         errno => KernelError::system("opening the group")(errno),
-    })
+    }
 }
 
 fn iommu(container: &VfioContainer) -> Result<IommuInfo, KernelError> {
@@ -248,5 +269,32 @@ fn kind(device: &File, index: u32, there: bool) -> Irq {
     Irq {
         flags: IrqFlags::from_bits_truncate(flags),
         count,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_does_not_open_says_what_would_open_it() {
+        let text = |errno| closed_group(12, "/dev/vfio/12".into(), errno).to_string();
+        let user = nix::unistd::Uid::effective();
+        let denied = text(Errno::EACCES);
+        assert!(
+            denied.contains(&format!("chown {user} /dev/vfio/12")),
+            "{denied}"
+        );
+        let busy = text(Errno::EBUSY);
+        assert!(busy.contains("fuser /dev/vfio/12"), "{busy}");
+    }
+
+    #[test]
+    fn a_container_that_does_not_open_says_what_would_open_it() {
+        let opening = |errno: Errno| unusable(VfioError::OpenContainer(errno.into())).to_string();
+        assert!(opening(Errno::ENOENT).contains("modprobe vfio-pci"));
+        assert!(opening(Errno::EACCES).contains("/dev/vfio/vfio"));
+        let old = unusable(VfioError::VfioExtension).to_string();
+        assert!(old.contains("modprobe vfio_iommu_type1"), "{old}");
     }
 }

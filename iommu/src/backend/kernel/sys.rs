@@ -5,20 +5,25 @@
 //! Numbers and layouts are those of `linux/vfio.h`.
 
 use std::ffi::CStr;
+use std::mem::offset_of;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use iommufd_bindings::iommufd;
+use iommufd_ioctls::IommufdError;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use vfio_bindings::bindings::vfio as kernel;
-use vfio_ioctls::VfioContainer;
+use vfio_ioctls::{VfioContainer, VfioIommufd};
 use vfio_user::device::DmaAccess;
 use vm_memory::{MmapRegion, VolatileMemory};
 use zerocopy::IntoBytes;
 
+use super::address::VfToken;
 use crate::memory::SharedMemory;
 
 /// Number of the first of them; none encodes a size.
@@ -37,6 +42,21 @@ nix::ioctl_write_ptr_bad!(device_set_irqs, number(10), kernel::vfio_irq_set);
 nix::ioctl_none_bad!(device_reset, number(11));
 nix::ioctl_readwrite_bad!(iommu_get_info, number(12), kernel::vfio_iommu_type1_info);
 nix::ioctl_write_ptr_bad!(iommu_map_dma, number(13), kernel::vfio_iommu_type1_dma_map);
+nix::ioctl_readwrite_bad!(
+    device_bind_iommufd,
+    number(18),
+    kernel::vfio_device_bind_iommufd
+);
+nix::ioctl_readwrite_bad!(
+    device_attach_iommufd_pt,
+    number(19),
+    kernel::vfio_device_attach_iommufd_pt
+);
+nix::ioctl_readwrite_bad!(
+    ioas_iova_ranges,
+    nix::request_code_none!(iommufd::IOMMUFD_TYPE, iommufd::IOMMUFD_CMD_IOAS_IOVA_RANGES),
+    iommufd::iommu_ioas_iova_ranges
+);
 
 /// A description that outgrows this is none of a PCI function or of an I/O MMU.
 const MOST: u32 = 64 << 10;
@@ -245,6 +265,108 @@ pub(super) fn map(
     // atomics alone (SharedMemory has no other access), so that a device may write it at any time.
     // The kernel holds the pages for as long as the mapping lasts, even if `memory` goes before.
     unsafe { iommu_map_dma(container.as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// Bind a device to an iommufd, with the token that it may want.
+pub(super) fn bind_iommufd(
+    device: BorrowedFd<'_>,
+    space: &VfioIommufd,
+    token: Option<&VfToken>,
+) -> Result<(), Errno> {
+    let mut request = kernel::vfio_device_bind_iommufd {
+        argsz: argsz::<kernel::vfio_device_bind_iommufd>(),
+        iommufd: space.iommufd().as_raw_fd(),
+        ..Default::default()
+    };
+    match token {
+        Some(token) => {
+            request.flags = kernel::VFIO_DEVICE_BIND_FLAG_TOKEN;
+            request.token_uuid_ptr = token.bytes().as_ptr().addr() as u64;
+        }
+        // Kernels that know no token want the structure as it was before.
+        None => request.argsz = offset_of!(kernel::vfio_device_bind_iommufd, token_uuid_ptr) as u32,
+    }
+    // SAFETY: the kernel reads and writes at most `argsz` bytes, which `request` has, and reads the 16
+    // bytes of the token, which is borrowed until the call has returned.
+    unsafe { device_bind_iommufd(device.as_raw_fd(), &raw mut request) }.map(drop)
+}
+
+/// Attach a bound device to the address space.
+pub(super) fn attach_ioas(device: BorrowedFd<'_>, space: &VfioIommufd) -> Result<(), Errno> {
+    let mut request = kernel::vfio_device_attach_iommufd_pt {
+        // Without a PASID, as the structure was before.
+        argsz: offset_of!(kernel::vfio_device_attach_iommufd_pt, pasid) as u32,
+        pt_id: space.ioas().id(),
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads and writes at most `argsz` bytes, which `request` has.
+    unsafe { device_attach_iommufd_pt(device.as_raw_fd(), &raw mut request) }.map(drop)
+}
+
+/// The addresses that can be mapped in an address space, and how they must be aligned.
+pub(super) fn ioas_ranges(space: &VfioIommufd) -> Result<(Vec<RangeInclusive<u64>>, u64), Errno> {
+    /// More holes than any machine has.
+    const MOST: u32 = 4096;
+    let mut room = 16;
+    for _ in 0..2 {
+        let mut ranges = vec![iommufd::iommu_iova_range::default(); room as usize];
+        let mut request = iommufd::iommu_ioas_iova_ranges {
+            size: argsz::<iommufd::iommu_ioas_iova_ranges>(),
+            ioas_id: space.ioas().id(),
+            num_iovas: room,
+            allowed_iovas: ranges.as_mut_ptr().addr() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the kernel writes `size` bytes to `request`, and at most `num_iovas` ranges to where
+        // `ranges` has as many, which is not touched meanwhile.
+        let asked = unsafe { ioas_iova_ranges(space.iommufd().as_raw_fd(), &raw mut request) };
+        match asked {
+            Ok(_) => {
+                ranges.truncate(request.num_iovas as usize);
+                let list = ranges
+                    .iter()
+                    .map(|range| range.start..=range.last)
+                    .collect();
+                return Ok((list, request.out_iova_alignment));
+            }
+            Err(Errno::EMSGSIZE) if request.num_iovas <= MOST => room = request.num_iovas,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::EMSGSIZE)
+}
+
+/// Open `memory` to the address space's devices at `iova`.
+pub(super) fn ioas_map(
+    space: &VfioIommufd,
+    iova: u64,
+    memory: &SharedMemory,
+    access: DmaAccess,
+) -> Result<(), Errno> {
+    let mut flags = iommufd::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA;
+    if access.contains(DmaAccess::READ) {
+        flags |= iommufd::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE;
+    }
+    if access.contains(DmaAccess::WRITE) {
+        flags |= iommufd::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE;
+    }
+    let request = iommufd::iommu_ioas_map {
+        size: argsz::<iommufd::iommu_ioas_map>(),
+        flags,
+        ioas_id: space.ioas().id(),
+        user_va: memory.address(),
+        length: memory.len() as u64,
+        iova,
+        ..Default::default()
+    };
+    // As in `map`: the memory is used by copies and atomics alone, and the kernel holds its pages.
+    space
+        .iommufd()
+        .map_iommu_ioas(&request)
+        .map_err(|error| match error {
+            IommufdError::IommuIoasMap(error) => Errno::from_raw(error.errno()),
+            _ => Errno::EIO,
+        })
 }
 
 /// Registers of a device in this process's address space. Loads and stores of 1, 2, 4 and 8 bytes

@@ -1,57 +1,85 @@
 //! What the kernel tells of a function in files: its driver, its group, who else is in it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::address::PciAddress;
 use super::error::{Holdout, KernelError};
+use super::tree::Tree;
 
 /// Drivers that do not keep a group from being opened: they let go of DMA, or do none.
 const HARMLESS: [&str; 3] = ["vfio-pci", "pcieport", "pci-stub"];
 
-/// The files of one function.
-pub(super) struct Sysfs {
-    root: PathBuf,
-    address: PciAddress,
+/// Whether a driver is vfio-pci. Variants of it for single devices are named alike: mlx5_vfio_pci.
+pub(super) fn is_vfio(driver: &str) -> bool {
+    driver == "vfio-pci" || driver.ends_with("vfio_pci")
 }
 
-fn target(link: &Path) -> Option<String> {
-    let target = fs::read_link(link).ok()?;
-    Some(target.file_name()?.to_str()?.to_owned())
+/// The files of one function.
+#[derive(Debug, Clone)]
+pub(super) struct Sysfs {
+    pub(super) tree: Tree,
+    pub(super) address: PciAddress,
 }
 
 impl Sysfs {
     pub(super) fn of(address: PciAddress) -> Self {
-        Self::below(Path::new("/sys"), address)
+        Self::on(Tree::below(Path::new("/sys")), address)
     }
 
-    fn below(root: &Path, address: PciAddress) -> Self {
-        Self {
-            root: root.to_owned(),
-            address,
-        }
+    pub(super) fn on(tree: Tree, address: PciAddress) -> Self {
+        Self { tree, address }
     }
 
-    fn device(&self) -> PathBuf {
-        self.root
-            .join("bus/pci/devices")
-            .join(self.address.to_string())
+    /// An attribute of the function, below the root.
+    pub(super) fn attribute(&self, name: &str) -> String {
+        format!("bus/pci/devices/{}/{name}", self.address)
+    }
+
+    /// Where an attribute is, for a person.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.tree.path(&self.attribute(name))
+    }
+
+    pub(super) fn read(&self, name: &str) -> io::Result<String> {
+        self.tree.read(&self.attribute(name))
+    }
+
+    pub(super) fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        self.tree.write(&self.attribute(name), text)
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.tree.exists(&self.attribute(""))
+    }
+
+    /// The driver that has the function.
+    pub(super) fn driver(&self) -> Option<String> {
+        self.tree.target(&self.attribute("driver"))
+    }
+
+    pub(super) fn is_on_vfio(&self) -> bool {
+        self.driver().is_some_and(|driver| is_vfio(&driver))
+    }
+
+    /// The function's group, if there is an I/O MMU for it.
+    pub(super) fn iommu_group(&self) -> Option<u32> {
+        self.tree
+            .target(&self.attribute("iommu_group"))?
+            .parse()
+            .ok()
     }
 
     /// The function's group, if the function is there, has vfio-pci as its driver, and an I/O MMU.
     pub(super) fn group(&self) -> Result<u32, KernelError> {
-        let device = self.device();
-        if !device.exists() {
+        if !self.is_there() {
             return Err(KernelError::NoDevice(self.address));
         }
-        let driver = target(&device.join("driver"));
-        // Variants of vfio-pci for single devices are named alike: mlx5_vfio_pci.
-        let ours = |name: &str| name == "vfio-pci" || name.ends_with("vfio_pci");
-        let group = target(&device.join("iommu_group")).and_then(|group| group.parse().ok());
-        match (driver, group) {
+        match (self.driver(), self.iommu_group()) {
             // First: without an I/O MMU there is no use in binding it.
             (_, None) => Err(KernelError::NoIommu(self.address)),
-            (Some(name), Some(group)) if ours(&name) => Ok(group),
+            (Some(name), Some(group)) if is_vfio(&name) => Ok(group),
             (driver, Some(_)) => Err(KernelError::NotBound {
                 address: self.address,
                 driver,
@@ -61,17 +89,15 @@ impl Sysfs {
 
     /// The other devices of `group` that keep it from being opened.
     pub(super) fn others(&self, group: u32) -> Vec<Holdout> {
-        let devices = self
-            .root
-            .join(format!("kernel/iommu_groups/{group}/devices"));
-        let Ok(entries) = fs::read_dir(devices) else {
+        let members = format!("kernel/iommu_groups/{group}/devices");
+        let Ok(entries) = fs::read_dir(self.tree.path(&members)) else {
             return Vec::new();
         };
         let mut others: Vec<Holdout> = entries
             .flatten()
             .filter_map(|entry| {
                 let address = entry.file_name().to_str()?.to_owned();
-                let driver = target(&entry.path().join("driver"))?;
+                let driver = self.tree.target(&format!("{members}/{address}/driver"))?;
                 let holds =
                     address != self.address.to_string() && !HARMLESS.contains(&driver.as_str());
                 holds.then_some(Holdout { address, driver })
@@ -81,59 +107,24 @@ impl Sysfs {
         others
     }
 
-    /// Where the number of VFs is set.
-    pub(super) fn num_vfs(&self) -> PathBuf {
-        self.device().join("sriov_numvfs")
-    }
-
-    /// Where the number of VFs there can be is read.
-    pub(super) fn total_vfs(&self) -> PathBuf {
-        self.device().join("sriov_totalvfs")
+    /// A VF of this function, once it is there.
+    pub(super) fn vf(&self, number: u16) -> Option<Self> {
+        let name = self
+            .tree
+            .target(&self.attribute(&format!("virtfn{number}")))?;
+        let vf = Self::on(self.tree.clone(), name.parse().ok()?);
+        vf.is_there().then_some(vf)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
+    use super::super::made_up::MadeUp;
     use super::*;
-
-    struct Tree {
-        root: tempfile::TempDir,
-    }
-
-    impl Tree {
-        fn new() -> Self {
-            Self {
-                root: tempfile::tempdir().expect("a folder"),
-            }
-        }
-
-        fn device(&self, address: &str, driver: Option<&str>, group: Option<u32>) {
-            let device = self.root.path().join("bus/pci/devices").join(address);
-            fs::create_dir_all(&device).expect("a device");
-            if let Some(driver) = driver {
-                let target = format!("../../../../bus/pci/drivers/{driver}");
-                symlink(target, device.join("driver")).expect("a driver");
-            }
-            if let Some(group) = group {
-                let target = format!("../../../../kernel/iommu_groups/{group}");
-                symlink(target, device.join("iommu_group")).expect("a group");
-                let members = format!("kernel/iommu_groups/{group}/devices");
-                let members = self.root.path().join(members);
-                fs::create_dir_all(&members).expect("a group");
-                symlink(&device, members.join(address)).expect("a member");
-            }
-        }
-
-        fn sysfs(&self, address: &str) -> Sysfs {
-            Sysfs::below(self.root.path(), address.parse().expect("an address"))
-        }
-    }
 
     #[test]
     fn what_is_missing_is_named_in_the_order_in_which_it_is_mended() {
-        let tree = Tree::new();
+        let tree = MadeUp::new();
         tree.device("0000:01:00.0", Some("vfio-pci"), Some(12));
         tree.device("0000:01:00.1", Some("igbvf"), Some(13));
         tree.device("0000:01:00.2", Some("igbvf"), None);
@@ -162,7 +153,7 @@ mod tests {
 
     #[test]
     fn those_that_keep_a_group_from_being_opened_are_named() {
-        let tree = Tree::new();
+        let tree = MadeUp::new();
         for (address, driver) in [
             ("0000:01:00.0", Some("vfio-pci")),
             ("0000:01:00.1", Some("snd")),

@@ -33,6 +33,11 @@ impl Windows {
         self.0.len()
     }
 
+    /// Bytes in all windows.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.values().map(|memory| memory.len() as u64).sum()
+    }
+
     /// The windows inside `first ..= end`, each with its size.
     ///
     /// # Errors
@@ -99,6 +104,7 @@ mod tests {
         assert_eq!(windows.inside(0x4000, 0x7FFF), Ok(vec![]));
         assert_eq!(windows.inside(0x9000, u64::MAX), Ok(vec![]));
         assert_eq!(windows.inside(0, u64::MAX).map(|all| all.len()), Ok(3));
+        assert_eq!(windows.bytes(), 0x4000);
         windows.remove(0x2000);
         assert_eq!(windows.all(), [(0x1000, 0x1000), (0x8000, 0x1000)]);
     }
