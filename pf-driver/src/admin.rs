@@ -262,8 +262,12 @@ impl PfDriver {
     ///
     /// # Errors
     ///
-    /// [`PfError::NoSuchVf`], [`PfError::PolicyValue`] beyond the link's rate.
+    /// [`PfError::NoSuchVf`], [`PfError::PolicyValue`] beyond the link's rate, [`PfError::CardLacks`].
     pub fn set_vf_rate(&mut self, vf: u16, max_tx_rate: u32) -> Result<(), PfError> {
+        if max_tx_rate != 0 && !self.gaps.rate_limits {
+            self.get_vf_config(vf)?;
+            return Err(PfError::CardLacks("rate limits"));
+        }
         self.set_policy(vf, |policy| policy.max_tx_rate = max_tx_rate)?;
         Ok(())
     }
@@ -285,8 +289,12 @@ impl PfDriver {
     ///
     /// # Errors
     ///
-    /// [`PfError::NoSuchVf`].
+    /// [`PfError::NoSuchVf`], [`PfError::CardLacks`].
     pub fn set_vf_spoofchk(&mut self, vf: u16, on: bool) -> Result<(), PfError> {
+        if on && !self.gaps.spoof_check {
+            self.get_vf_config(vf)?;
+            return Err(PfError::CardLacks("spoof check"));
+        }
         self.set_policy(vf, |policy| policy.spoofchk = on)?;
         Ok(())
     }

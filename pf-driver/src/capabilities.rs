@@ -5,6 +5,7 @@ use igb_driver::config::{read_u16, read_u32};
 use iommu::function::{Function, FunctionError, find_extended_capability};
 use serde::Serialize;
 
+use crate::gaps::{Emulation, Gaps};
 use crate::vport::MAX_VFS;
 
 /// A BAR of a VF, as probing the bus would find it.
@@ -53,17 +54,19 @@ pub struct Capabilities {
     pub vlan_filters: u16,
     /// What the administrator can set for a VF, in the words of `ip link`.
     pub vf_operations: Vec<&'static str>,
+    /// Whose work the card is, where its answers tell: some gaps can only be known by that.
+    pub emulation: Option<Emulation>,
     /// What a driver of this kind would expect and the card does not have.
     pub missing: Vec<String>,
 }
 
 impl Capabilities {
-    /// Reads them from configuration space.
+    /// Reads them from configuration space; `gaps` is what was found elsewhere.
     ///
     /// # Errors
     ///
     /// The function is gone, or did not answer.
-    pub fn read(function: &dyn Function) -> Result<Self, FunctionError> {
+    pub fn read(function: &dyn Function, gaps: &Gaps) -> Result<Self, FunctionError> {
         let mut capabilities = Self {
             sriov: false,
             total_vfs: 0,
@@ -82,8 +85,17 @@ impl Capabilities {
             vf_operations: vec![
                 "mac", "vlan", "qos", "rate", "spoofchk", "trust", "state", "stats",
             ],
-            missing: Vec::new(),
+            emulation: gaps.emulation,
+            missing: gaps.missing.clone(),
         };
+        let lacks = |operation: &&str| match *operation {
+            "rate" => !gaps.rate_limits,
+            "spoofchk" => !gaps.spoof_check,
+            _ => false,
+        };
+        capabilities
+            .vf_operations
+            .retain(|operation| !lacks(operation));
         if find_extended_capability(function, pci::id::ARI)?.is_none() {
             capabilities.missing.push("ARI".to_owned());
         }
@@ -133,26 +145,33 @@ pub fn enabled_vfs(function: &dyn Function) -> Result<u16, FunctionError> {
     read_u16(function, base + u64::from(sriov::NUM_VFS))
 }
 
+/// The VF BARs as the 82576 has them.
+fn known_vf_bars() -> Vec<VfBar> {
+    let known = pci::VF_BARS.iter().map(|bar| VfBar {
+        index: bar.index as u8,
+        size: bar.size,
+        wide: bar.kind == pci::BarKind::Memory64,
+        prefetchable: bar.kind == pci::BarKind::Memory64,
+    });
+    known.collect()
+}
+
 /// The VF BARs, sized as a bus sizes BARs: by writing ones. While VFs are enabled they stay as they
-/// are, and the 82576's own layout is given.
+/// are, and where somebody else owns them they do not take what is written: then the 82576's own
+/// layout is given.
 fn vf_bars(function: &dyn Function, base: u64, in_use: bool) -> Result<Vec<VfBar>, FunctionError> {
     if in_use {
-        let known = pci::VF_BARS.iter().map(|bar| VfBar {
-            index: bar.index as u8,
-            size: bar.size,
-            wide: bar.kind == pci::BarKind::Memory64,
-            prefetchable: bar.kind == pci::BarKind::Memory64,
-        });
-        return Ok(known.collect());
+        return Ok(known_vf_bars());
     }
     let mut bars = Vec::new();
-    let mut index = 0;
+    let (mut index, mut taken) = (0, false);
     while index < 6 {
         let at = base + u64::from(sriov::VF_BAR0) + 4 * u64::from(index);
         let before = read_u32(function, at)?;
         function.write(igb_driver::registers::CONFIG, at, &u32::MAX.to_le_bytes())?;
         let probed = read_u32(function, at)?;
         function.write(igb_driver::registers::CONFIG, at, &before.to_le_bytes())?;
+        taken |= probed != before;
         /// The bits of a memory BAR that say what it is.
         const KIND: u32 = 0xF;
         let wide = probed & pci::BAR_MEMORY_64 != 0;
@@ -166,5 +185,5 @@ fn vf_bars(function: &dyn Function, base: u64, in_use: bool) -> Result<Vec<VfBar
         }
         index += if wide { 2 } else { 1 };
     }
-    Ok(bars)
+    Ok(if taken { bars } else { known_vf_bars() })
 }

@@ -25,6 +25,7 @@ use iommu::container::Container;
 use crate::arbiter::Arbiter;
 use crate::capabilities::Capabilities;
 use crate::error::PfError;
+use crate::gaps::Gaps;
 use crate::image::{Image, Shadow};
 use crate::mediated::Channel;
 use crate::policy::{DEFAULT_MTU, MAX_MTU, MIN_MTU, Policy};
@@ -81,6 +82,7 @@ pub struct PfDriver {
     port: Port<PfWindow>,
     pub(crate) options: PfOptions,
     pub(crate) capabilities: Capabilities,
+    pub(crate) gaps: Gaps,
     pub(crate) arbiter: Arbiter,
     shadow: Shadow,
     pub(crate) channel: Option<Channel>,

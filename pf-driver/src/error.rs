@@ -77,6 +77,9 @@ pub enum PfError {
     /// The device cannot do it.
     #[error("the 82576 has no {0} (EOPNOTSUPP)")]
     NotSupported(&'static str),
+    /// This card cannot do what an 82576 can.
+    #[error("this card has no {0} (EOPNOTSUPP); `show` lists what it lacks")]
+    CardLacks(&'static str),
     /// The policy file cannot be read.
     #[error("cannot read the policy file {path}: {source}")]
     PolicyRead {

@@ -240,6 +240,9 @@ fn vmvir(vport: &VPort) -> Value<VMVIR> {
     }
 }
 
+/// RTTBCNRM.MMW_SIZE in units of 64 bytes, as Linux's igb and the datasheet's example have it.
+pub(crate) const MMW_SIZE: u32 = 0x14;
+
 /// RTTBCNRC: the link's rate divided by the limit, 14 bits of fraction (datasheet 8.12).
 fn rate_limit(mbits: u32) -> u32 {
     if mbits == 0 {
@@ -297,8 +300,7 @@ impl Shadow {
             // One that was never written is not known: they lie behind a selector, unread at probe.
             if self.held.rates.get(queue) != Some(limit) {
                 regs.write(Value::<RTTDQSEL>::from_raw(0).with(RTTDQSEL::TXDQ_IDX, *queue))?;
-                // As Linux's igb and the datasheet's example have it, in units of 64 bytes.
-                regs.write(Value::<RTTBCNRM>::from_raw(0).with(RTTBCNRM::MMW_SIZE, 0x14))?;
+                regs.write(Value::<RTTBCNRM>::from_raw(0).with(RTTBCNRM::MMW_SIZE, MMW_SIZE))?;
                 regs.write(Value::<RTTBCNRC>::from_raw(*limit))?;
                 self.held.rates.insert(*queue, *limit);
             }

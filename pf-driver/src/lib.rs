@@ -1,5 +1,6 @@
 //! Trusted PF driver for the 82576: creates VFs and is the arbiter of all policy.
 //!
+//! - [`gaps`]: what a card lacks that a driver expects.
 //! - [`driver`]: probe and remove, the PF's own network device, link.
 //! - [`sriov`]: `sriov_configure`; adopting VFs that run already.
 //! - [`admin`]: what `ip link set PF vf N ...` does.
@@ -18,6 +19,7 @@ pub mod channel;
 pub mod driver;
 mod error;
 pub mod filters;
+pub mod gaps;
 pub mod image;
 pub mod mailbox;
 pub mod mediated;

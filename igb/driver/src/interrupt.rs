@@ -26,7 +26,7 @@ pub const OTHER_VECTOR: u32 = 1;
 /// Vectors that a driver uses.
 pub const VECTORS: u32 = 2;
 /// Vectors that mask themselves when they fire.
-const SELF_MASKING: u32 = 1 << OTHER_VECTOR;
+pub const SELF_MASKING: u32 = 1 << OTHER_VECTOR;
 
 /// The vectors of a function.
 pub struct Interrupts<W> {

@@ -15,12 +15,14 @@ use super::{PfDriver, PfOptions, STATS_PERIOD, WATCHDOG, check_mtu};
 use crate::arbiter::Arbiter;
 use crate::capabilities::{self, Capabilities};
 use crate::error::PfError;
+use crate::gaps::Gaps;
 use crate::image::{Image, Shadow};
 use crate::state::State;
 use crate::stats::VfCounters;
 use crate::vport::{NicSwitch, PF_POOL};
 
 impl PfDriver {
+    /// Takes over a PF: checks what it is, resets it, reads its address, starts the port. VFs that
     /// are enabled and whose state is known are adopted, and nothing they notice is done; others are
     /// disabled.
     ///
@@ -109,7 +111,8 @@ impl PfDriver {
         init_interrupts(&regs)?;
         interrupts.set_up(&regs, queue, options.queue.interval_us)?;
         interrupts.arm(&regs, OTHER_VECTOR)?;
-        let capabilities = Capabilities::read(regs.function().as_ref())?;
+        let gaps = Gaps::find(&regs)?;
+        let capabilities = Capabilities::read(regs.function().as_ref(), &gaps)?;
         for missing in &capabilities.missing {
             log::warn!("this card has no {missing}");
         }
@@ -121,6 +124,7 @@ impl PfDriver {
             interrupts,
             options,
             capabilities,
+            gaps,
             arbiter: Arbiter::new(switch),
             shadow,
             channel: None,
