@@ -57,8 +57,8 @@ pub struct VfDriver {
     /// Fires when the hypervisor wants the VF back.
     release: Option<EventFd>,
     resets: u64,
-    /// Memory of [`Self::post_descriptor_outside`].
-    stray_ring: Option<SharedDma>,
+    /// Memory of what [`crate::misbehave`] left to the card.
+    pub(crate) stray_ring: Option<SharedDma>,
 }
 
 impl VfDriver {
@@ -386,40 +386,6 @@ impl VfDriver {
         changes.link |= up(&granted) != up(&self.granted);
         changes.mac |= mac != self.mac;
         changes.mtu |= granted.mtu != self.granted.mtu || granted.max_mtu != self.granted.max_mtu;
-    }
-
-    /// A test aid: have the card read a descriptor that points outside this VF's memory. The queues
-    /// stand still afterwards, until [`Self::reset`].
-    ///
-    /// # Errors
-    ///
-    /// The function is gone, or no memory is left.
-    pub fn post_descriptor_outside(&mut self) -> Result<u64, VfError> {
-        use igb::descriptor::{RING_ALIGNMENT, TxCommand, TxData};
-        const OUTSIDE: u64 = 0x00DE_AD00_0000;
-        const FRAME: u16 = 64;
-        self.port.stop(&self.regs, &mut self.interrupts);
-        let mut ring = self.container.alloc(RING_ALIGNMENT as usize)?;
-        let command = TxCommand::EOP | TxCommand::IFCS | TxCommand::RS;
-        let descriptor = TxData::new(OUTSIDE, FRAME, command).with_payload_length(FRAME.into());
-        let bytes = descriptor.to_bytes();
-        ring.as_mut_slice()[..bytes.len()].copy_from_slice(&bytes);
-        let ring = ring.share()?;
-        let base = ring.iova();
-        self.regs
-            .write_trapped::<vf::TDBAL>(0, Value::from_raw(base as u32))?;
-        self.regs
-            .write_trapped::<vf::TDBAH>(0, Value::from_raw((base >> 32) as u32))?;
-        self.regs
-            .write_trapped::<vf::TDLEN>(0, Value::from_raw(RING_ALIGNMENT))?;
-        self.regs.write_trapped::<vf::TDH>(0, Value::from_raw(0))?;
-        self.regs.write_trapped::<vf::TDT>(0, Value::from_raw(0))?;
-        let enable = Value::<vf::TXDCTL>::default().set(igb::TXDCTL::ENABLE);
-        self.regs.write_trapped::<vf::TXDCTL>(0, enable)?;
-        self.regs.write_trapped::<vf::TDT>(0, Value::from_raw(1))?;
-        // The card stops this queue when the driver does, in `reset`; until then it may look.
-        self.stray_ring = Some(ring);
-        Ok(OUTSIDE)
     }
 }
 

@@ -10,6 +10,7 @@ mod driver;
 mod error;
 pub mod mailbox;
 pub mod mediated;
+mod misbehave;
 mod netdev;
 mod program;
 
@@ -18,3 +19,4 @@ pub use driver::{VfDriver, VfOptions};
 pub use error::{ChannelError, VfError};
 pub use mediator_protocol::Status;
 pub use mediator_protocol::block::VfRequest;
+pub use misbehave::InFlight;

@@ -97,7 +97,15 @@ impl VfDriver {
                 .post_descriptor_outside()
                 .map(|iova| json!({"iova": format!("{iova:#x}")}))
                 .map_err(|error| error.to_string()),
-            _ => Err("what to misbehave in: \"descriptor-outside\"".to_owned()),
+            Some("unmap-in-flight") => self
+                .unmap_in_flight()
+                .map(|seen| {
+                    json!({"before": seen.before, "after": seen.after, "changed": seen.changed})
+                })
+                .map_err(|error| error.to_string()),
+            _ => Err(
+                "what to misbehave in: \"descriptor-outside\", \"unmap-in-flight\"".to_owned(),
+            ),
         }
     }
 }

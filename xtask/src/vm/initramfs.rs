@@ -28,20 +28,29 @@ pub(super) fn build_agent() -> Result<PathBuf> {
     }
     // Beside this checkout's other programs: the folder of VMs may serve
     // several checkouts, and an agent fits the host it was built with.
-    build_to("guest-agent", true, &target_directory().join("guest-agent"))
+    let target = target_directory().join("guest-agent");
+    build_to("guest-agent", ["--bin", "guest-agent"], true, &target)
 }
 
 /// Builds `program` of the package of that name as a static program, which runs
 /// in any guest.
 pub fn build_static(program: &str) -> Result<PathBuf> {
-    build_to(program, false, &target_directory().join("guest-programs"))
+    let target = target_directory().join("guest-programs");
+    build_to(program, ["--bin", program], false, &target)
 }
 
-fn build_to(program: &str, release: bool, target: &Path) -> Result<PathBuf> {
+/// The same for an example of a package.
+pub fn build_static_example(package: &str, example: &str) -> Result<PathBuf> {
+    let target = target_directory().join("guest-programs");
+    build_to(package, ["--example", example], false, &target)
+}
+
+fn build_to(package: &str, what: [&str; 2], release: bool, target: &Path) -> Result<PathBuf> {
+    let [kind, program] = what;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "--package", program, "--bin", program])
+        .args(["build", "--quiet", "--package", package, kind, program])
         .args(release.then_some("--release"))
         // With a target named, the flags below do not reach build scripts.
         .args(["--target", TARGET, "--target-dir"])
@@ -60,7 +69,11 @@ fn build_to(program: &str, release: bool, target: &Path) -> Result<PathBuf> {
         );
     }
     let profile = if release { "release" } else { "debug" };
-    Ok(target.join(TARGET).join(profile).join(program))
+    let mut built = target.join(TARGET).join(profile);
+    if kind == "--example" {
+        built.push("examples");
+    }
+    Ok(built.join(program))
 }
 
 /// Archives that follow each other in one initramfs.

@@ -41,7 +41,7 @@ pub use accel::{Accel, best as best_accel};
 pub use agent::{Agent, Capture};
 pub use fetch::{FetchArgs, ensure_fetched};
 pub use guest_agent::protocol;
-pub use initramfs::{AGENT_VARIABLE, build_static};
+pub use initramfs::{AGENT_VARIABLE, build_static, build_static_example};
 pub use layout::{DIR_VARIABLE, Installation, Kernel, Package, Qemu, QemuSource, VmDir};
 pub use machine::{Vm, VmConfig, vfio_user_device};
 pub use packages::NotHere;

@@ -7,6 +7,7 @@ mod figures;
 mod guest;
 mod igbvf;
 mod pf;
+mod pf_vfio;
 mod qemu_igb;
 mod trace_diff;
 mod unknown;
@@ -106,6 +107,18 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "our VF driver in a guest, over its kernel's VFIO behind an emulated IOMMU",
         smoke: true,
         run: vfio::run,
+    },
+    Scenario {
+        name: "pf-vfio",
+        about: "our PF and VF drivers over the guest's VFIO, on QEMU's own igb behind an IOMMU",
+        smoke: true,
+        run: pf_vfio::run,
+    },
+    Scenario {
+        name: "pf-vfio-hard",
+        about: "the same killed twenty times; ten thousand windows, and one more than there can be",
+        smoke: false,
+        run: pf_vfio::run_hard,
     },
     Scenario {
         name: "dpdk",
