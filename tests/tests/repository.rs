@@ -226,6 +226,42 @@ fn register_offsets_are_literals_only_in_the_contract() {
 }
 
 #[test]
+fn no_line_of_a_driver_knows_its_backend() {
+    const PLACE: &str = "iommu::backend::Place";
+    let drivers = ["pf-driver/src", "vf-driver/src", "igb/driver/src"];
+    let mut known = Vec::new();
+    let mut looked_at = 0;
+    for path in sources() {
+        if !drivers.iter().any(|folder| path.starts_with(folder)) {
+            continue;
+        }
+        let lines: Vec<_> = code_lines(&path)
+            .into_iter()
+            .map_while(|(number, line)| (line.trim() != "mod tests {").then_some((number, line)))
+            .collect();
+        looked_at += lines.len();
+        for (number, line) in lines {
+            // The programs open what the user named; what that is they do not ask.
+            let names = [
+                "backend::",
+                "vfio_user::",
+                "vfio_ioctls",
+                "Kernel",
+                "InProcess",
+            ];
+            if names
+                .iter()
+                .any(|name| line.replace(PLACE, "").contains(name))
+            {
+                known.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(looked_at > 3000, "{looked_at} lines of drivers");
+    assert!(known.is_empty(), "{}", known.join("\n"));
+}
+
+#[test]
 fn every_library_crate_forbids_or_denies_unsafe() {
     for path in sources().iter().filter(|path| path.ends_with("src/lib.rs")) {
         let text = fs::read_to_string(root().join(path)).expect("a source file");
