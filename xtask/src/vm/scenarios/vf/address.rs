@@ -119,9 +119,7 @@ pub(super) fn changed_by_the_administrator(
 /// Sets the left guest's interface down and up, which resets the VF; its address afterwards.
 fn bounce(world: &World<'_>) -> Result<String> {
     let (left, right) = (world.left()?, world.right()?);
-    let interface = left.interface(0)?;
-    left.ip(&format!("link set dev {interface} down"))?;
-    left.ip(&format!("link set dev {interface} up"))?;
+    left.bounce(0)?;
     left.carrier(0, true).context("after a reset")?;
     right.ip("neigh flush all")?;
     Ok(left.link(0)?.mac)

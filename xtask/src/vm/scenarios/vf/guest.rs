@@ -15,6 +15,9 @@ use crate::vm::{Vm, VmConfig};
 pub(super) const QUICK: Duration = Duration::from_secs(30);
 /// How long stock drivers may take until their link is up, or down.
 pub(super) const LINK_LIMIT: Duration = Duration::from_secs(60);
+/// igbvf looks every 2 s whether it must reset itself; without a change of its link for this long it
+/// is at rest.
+const REST: Duration = Duration::from_secs(3);
 /// How long an echo reply may take.
 pub(super) const REPLY_LIMIT: Duration = Duration::from_secs(2);
 /// How long a server of iperf3 may take after one client until it takes the next.
@@ -135,6 +138,26 @@ impl Guest {
         waited
             .map(drop)
             .with_context(|| format!("guest {}: {interface} has no carrier {up}", self.name))
+    }
+
+    /// Sets interface `n` down and up, which resets the VF. igbvf resets itself too after what the PF
+    /// changed, without a lock against being closed meanwhile, and then the kernel warns of igbvf,
+    /// whatever the card does: so it is let come to rest before.
+    pub(super) fn bounce(&self, n: usize) -> Result<()> {
+        let (interface, agent) = (self.interface(n)?, self.vm.agent());
+        let begin = Instant::now();
+        let mut carrier = self.link(n)?.carrier == Some(true);
+        while agent.wait_link(&interface, Some(!carrier), REST).is_ok() {
+            carrier = !carrier;
+            ensure!(
+                begin.elapsed() < LINK_LIMIT,
+                "guest {}: the link of {interface} does not come to rest",
+                self.name
+            );
+        }
+        self.ip(&format!("link set dev {interface} down"))?;
+        self.ip(&format!("link set dev {interface} up"))?;
+        Ok(())
     }
 
     /// Runs iproute2's `ip` with the words of `line`.

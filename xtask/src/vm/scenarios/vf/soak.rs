@@ -267,7 +267,7 @@ fn change(
         4 => return set("trust", dice.of(&["on", "off"])),
         5 | 6 => return set("state", dice.of(&["auto", "enable", "disable"])),
         7 | 8 => {
-            bounce(guest)?;
+            guest.bounce(0)?;
             reset("igbvf down and up");
         }
         9 => {
@@ -282,13 +282,6 @@ fn change(
         }
     }
     Ok(done.take())
-}
-
-fn bounce(guest: &Guest) -> Result<()> {
-    let interface = guest.interface(0)?;
-    guest.ip(&format!("link set dev {interface} down"))?;
-    guest.ip(&format!("link set dev {interface} up"))?;
-    Ok(())
 }
 
 /// Function level reset, as the kernel does it for anybody who asks sysfs.
@@ -318,7 +311,7 @@ fn settle(world: &World<'_>, left: &Guest, right: &Guest) -> Result<()> {
         ] {
             world.set(vf, what, value)?;
         }
-        bounce(guest)?;
+        guest.bounce(0)?;
         configure(guest, vf)?;
         guest.carrier(0, true)?;
         let has = guest.link(0)?.mac;
