@@ -5,6 +5,7 @@ mod running;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use igb::FunctionId;
@@ -508,6 +509,40 @@ fn without_state_vfs_of_an_earlier_driver_go() {
     let driver = probe(&card, PfOptions::default());
     assert_eq!((driver.num_vfs(), card.num_vfs()), (0, 0));
     driver.remove();
+}
+
+#[test]
+fn a_window_closed_under_dma_is_not_written_any_more() {
+    let card = card();
+    let mut pf = probe(&card, PfOptions::default());
+    pf.open().unwrap();
+    pf.sriov_configure(1).unwrap();
+    let source = pf.mac();
+    let pf = Running::start(pf);
+    let mut vf = vf(&card, 0);
+    vf.open().unwrap();
+    let target = vf.mac();
+    let over = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                let frame = frame(target, source, 600, 0x5A);
+                // A full ring is no failure: there is a next time.
+                pf.run(move |pf| {
+                    let _ = pf.xmit(&frame);
+                    pf.flush();
+                });
+            }
+        });
+        let seen = vf.unmap_in_flight();
+        over.store(true, Ordering::Release);
+        seen.unwrap()
+    });
+    assert!(seen.before > 0 && !seen.changed, "{seen:?}");
+    vf.reset().unwrap();
+    assert_eq!(vf.mac(), target, "and it works again");
+    vf.remove();
+    pf.finish().remove();
 }
 
 #[test]

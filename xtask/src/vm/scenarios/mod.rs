@@ -109,6 +109,12 @@ pub const SCENARIOS: &[Scenario] = &[
         run: vfio::run,
     },
     Scenario {
+        name: "vfio-hard",
+        about: "our VF driver run and killed twenty times over a guest's VFIO, then stock igbvf",
+        smoke: false,
+        run: vfio::run_hard,
+    },
+    Scenario {
         name: "pf-vfio",
         about: "our PF and VF drivers over the guest's VFIO, on QEMU's own igb behind an IOMMU",
         smoke: true,

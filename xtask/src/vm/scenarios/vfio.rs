@@ -21,6 +21,7 @@ const LONG: Duration = Duration::from_secs(60);
 const PINGS: u64 = 4;
 const BYTES: u64 = 256 << 10;
 
+/// The short form, which every run of the tests has.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     on_a_rig(stage, report, |guest, report| {
         guest.errors_that_teach(report)?;
@@ -29,6 +30,16 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         guest.killed(report)?;
         guest.dma_outside(report)?;
         guest.give_back(report)
+    })
+}
+
+/// What takes longer.
+pub(super) fn run_hard(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
+    on_a_rig(stage, report, |guest, report| {
+        guest.bind()?;
+        guest.again(report)?;
+        guest.give_back(report)?;
+        guest.stock_driver(report)
     })
 }
 
@@ -337,6 +348,44 @@ impl Guest<'_> {
         let said = unloaded.map(|()| "unbound, and the module went".into());
         report.outcome("vm/vfio/unbind", said);
         Ok(())
+    }
+
+    /// Run, stop and kill, over and over.
+    fn again(&self, report: &mut Report) -> Result<()> {
+        const TIMES: u32 = 20;
+        let before = self.rig.audit().metadata().map_or(0, |file| file.len());
+        for round in 0..TIMES {
+            let job = self.start().with_context(|| format!("round {round}"))?;
+            if round % 2 == 0 {
+                self.stop(job)?;
+            } else {
+                self.agent().kill(job)?;
+                self.agent().wait(job, LONG)?;
+            }
+            let left = self.counter("dma_windows")?;
+            ensure!(left == 0, "round {round} left {left} windows");
+        }
+        let after = self.rig.audit().metadata().map_or(0, |file| file.len());
+        report.check(
+            "vm/vfio-hard/run and end, in good order and killed",
+            after > before,
+            format!("{TIMES} times, no window left"),
+        );
+        Ok(())
+    }
+
+    /// Stock igbvf takes over what our driver had.
+    fn stock_driver(&self, report: &mut Report) -> Result<()> {
+        let agent = self.agent();
+        agent.load_module("igbvf", "")?;
+        let links = agent.links_of("igbvf")?;
+        let mac = links.first().map(|link| link.mac.clone());
+        report.check(
+            "vm/vfio-hard/igbvf after our driver",
+            mac.as_deref() == Some(GUEST_MAC),
+            format!("{mac:?}"),
+        );
+        agent.unload_module("igbvf")
     }
 
     fn no_complaint(&self, report: &mut Report) -> Result<()> {

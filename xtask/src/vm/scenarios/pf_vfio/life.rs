@@ -76,6 +76,31 @@ impl Guest {
         self.stop(next).map(drop)
     }
 
+    /// The same with a state file: the next PF driver adopts the VF, though the kernel has reset the PF.
+    pub(super) fn adoption(&self, report: &mut Report) -> Result<()> {
+        let command = self.pf_command("--vfs 1 --state /run/pf.state");
+        let pf = self.start_driver(&command, "link is up")?;
+        let vf = self.vfs()?.into_iter().next().context("no VF")?;
+        let vf = self.start_vf(&vf)?;
+        self.ping(VF_DRIVER, OUTSIDE)?;
+        self.kill(pf)?;
+        let next = self.start_driver(&command, "link is up")?;
+        let adopted = self.ctl(PF_DRIVER, &["info"])?["adopted"].clone();
+        // The VF's driver finds by itself that it was reset, and begins anew.
+        let mut seen = self.ping(VF_DRIVER, OUTSIDE);
+        for _ in 0..4 {
+            if seen.is_ok() {
+                break;
+            }
+            seen = self.ping(VF_DRIVER, OUTSIDE);
+        }
+        let detail = |pings: String| format!("adopted: {adopted}; {pings}");
+        let name = "VFs of a killed PF driver with a state file go on under the next";
+        self.outcome(report, name, seen.map(detail));
+        self.stop(vf)?;
+        self.stop(next).map(drop)
+    }
+
     fn remove_what_is_left(&self, path: &str) -> Result<String> {
         let job = self.start_pf(2)?;
         self.kill(job)?;

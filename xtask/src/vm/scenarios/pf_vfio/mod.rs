@@ -35,6 +35,7 @@ pub(super) fn run_hard(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         guest.user()?;
         guest.windows(report)?;
         guest.allow_vfs()?;
+        guest.adoption(report)?;
         guest.killed(report, 20)?;
         guest.give_back(report)
     })
