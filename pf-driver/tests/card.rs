@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use igb::FunctionId;
 use igb::frame::MacAddress;
+use igb::{CTRL, FunctionId, Register, Value};
 use igb_driver::netdev::NetDevice;
 use iommu::backend::InProcess;
-use iommu::function::Function;
+use iommu::function::{Function, region};
 use iommu::interrupt::InterruptSet;
 use pf_driver::{LinkState, PfDriver, PfError, PfOptions, Policy};
 use running::{PATIENCE, Running, step};
@@ -485,7 +485,42 @@ fn a_pf_reset_is_seen_by_the_vfs_which_begin_anew() {
     );
     assert_eq!(driver.num_vfs(), 2);
     let pf = Running::start(driver);
-    for device in [&mut a, &mut b] {
+    begins_anew([&mut a, &mut b]);
+    burst(&mut a, &mut b, 5, 64);
+    pf.finish().remove();
+}
+
+#[test]
+fn vfs_of_a_card_that_was_reset_behind_its_driver_are_adopted_and_begin_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.json");
+    let card = card();
+    let mut driver = probe(&card, stateful(&state));
+    driver.sriov_configure(2).unwrap();
+    let pf = Running::start(driver);
+    let (mut a, mut b) = (vf(&card, 0), vf(&card, 1));
+    a.open().unwrap();
+    b.open().unwrap();
+    drop(pf.finish());
+    // As whoever hands out a card resets it between two drivers.
+    let between = function(&card, FunctionId::PF);
+    let reset = Value::<CTRL>::RESET.set(CTRL::RST).raw().to_le_bytes();
+    between
+        .write(region::BAR0, CTRL::OFFSET.into(), &reset)
+        .unwrap();
+    drop(between);
+    let driver = probe(&card, stateful(&state));
+    assert!(driver.adopted());
+    assert_eq!(driver.num_vfs(), 2);
+    let pf = Running::start(driver);
+    begins_anew([&mut a, &mut b]);
+    burst(&mut a, &mut b, 5, 64);
+    pf.finish().remove();
+}
+
+/// Waits until each VF has seen that it was reset and works again.
+fn begins_anew(vfs: [&mut VfDriver; 2]) {
+    for device in vfs {
         let end = Instant::now() + PATIENCE;
         let mut set = InterruptSet::new(0).unwrap();
         set.watch(device.event_fds()[0]).unwrap();
@@ -495,8 +530,6 @@ fn a_pf_reset_is_seen_by_the_vfs_which_begin_anew() {
             set.wait(Some(wait)).unwrap();
         }
     }
-    burst(&mut a, &mut b, 5, 64);
-    pf.finish().remove();
 }
 
 #[test]

@@ -246,7 +246,7 @@ impl VfDriver {
         self.port.drop_rings();
         self.stray_ring = None;
         config::enable(self.regs.function().as_ref())?;
-        self.interrupts.reconnect(&self.regs)?;
+        self.interrupts.renew(&self.regs)?;
         self.regs.remap(VfWindow::SIZE)?;
         self.waiting = Some(Instant::now());
         self.start_over()
@@ -315,6 +315,9 @@ impl VfDriver {
     fn begin_again(&mut self, changes: &mut Changes) -> Result<(), VfError> {
         let before = (self.granted, self.mac);
         self.resets += 1;
+        // A reset of the whole card takes from the VF what its probe had set up in configuration space.
+        config::enable(self.regs.function().as_ref())?;
+        self.interrupts.renew(&self.regs)?;
         self.start_over()?;
         log::info!("the VF was reset and works again as {}", self.mac);
         changes.reset = true;

@@ -62,13 +62,20 @@ impl<W: Window> Interrupts<W> {
         Ok(interrupts)
     }
 
-    /// Gives the function the same eventfds again, which a reset took from it.
+    fn reconnect(&self, regs: &Registers) -> Result<(), FunctionError> {
+        regs.function().set_eventfds(MSIX, 0, &self.set.eventfds())
+    }
+
+    /// Gives the function the same eventfds again, which a reset took from it. They are taken away
+    /// first: whoever thinks that MSI-X is on does not switch it on.
     ///
     /// # Errors
     ///
     /// The function is gone.
-    pub fn reconnect(&self, regs: &Registers) -> Result<(), FunctionError> {
-        regs.function().set_eventfds(MSIX, 0, &self.set.eventfds())
+    pub fn renew(&mut self, regs: &Registers) -> Result<(), FunctionError> {
+        self.armed = 0;
+        regs.function().disable_irqs(MSIX)?;
+        self.reconnect(regs)
     }
 
     /// Masks every vector and forgets its cause, as the first step of any set-up (datasheet 8.8.5).

@@ -57,7 +57,13 @@ impl PfDriver {
             switch.pf_mtu = options.mtu;
             (switch, false)
         });
-        let was_reset = !adopted || options.reset;
+        // Whoever hands out the card may reset it in between, and with it what its VFs were given: a
+        // card that still is as the driver before left it says that a driver is loaded.
+        let forgot = adopted && !regs.read::<CTRL_EXT>()?.has(CTRL_EXT::DRV_LOAD);
+        if forgot {
+            log::warn!("the card was reset since its last driver: its VFs begin anew");
+        }
+        let was_reset = !adopted || options.reset || forgot;
         if was_reset {
             reset(&regs)?;
             let vfs: Vec<u8> = switch.vports().map(|(vf, _)| vf).collect();
