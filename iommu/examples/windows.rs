@@ -1,12 +1,13 @@
 //! Opens and closes DMA windows of a function: `windows cycles vfio:0000:BB:DD.F` ten thousand times,
 //! looking for what is left behind, and `windows limit vfio:0000:BB:DD.F` more of them than there can
-//! be. Nothing is asked of the device itself.
+//! be; `windows together vfio:PF,vf_token=UUID vfio:VF,vf_token=UUID` has both in one container. Nothing
+//! is asked of the device itself but VFs.
 
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use iommu::backend::Place;
+use iommu::backend::{KernelVfio, Place};
 use iommu::container::{Container, ContainerOptions};
 use iommu::function::{DmaAccess, Function, FunctionError};
 use iommu::memory::{PAGE_SIZE, SharedMemory};
@@ -89,10 +90,52 @@ fn limit(function: &dyn Function) -> Result<String, Box<dyn Error>> {
     Ok(format!("after {number} windows: {said}"))
 }
 
+/// A PF and its first VF in one container: a window of both is one window.
+fn together(pf: &str, vf: &str) -> Result<String, Box<dyn Error>> {
+    let place = |name: &str| match name.parse::<Place>() {
+        Ok(Place::Vfio(place)) => Ok(place),
+        _ => Err(format!("{name} is none of the kernel's VFIO")),
+    };
+    let pf = Arc::new(KernelVfio::open(&place(pf)?)?);
+    pf.sriov_configure(1)?;
+    let vf = Arc::new(KernelVfio::open_beside(&place(vf)?, &pf)?);
+    let left = || {
+        pf.windows_left()
+            .ok_or("the kernel does not tell how many windows are left")
+    };
+    let container = Container::new(ContainerOptions::default());
+    container.attach(pf.clone())?;
+    container.attach(vf.clone())?;
+    let before = left()?;
+    let memory = SharedMemory::create_sealed("window", PAGE_SIZE)?;
+    let window = container.share(memory, DmaAccess::READ | DmaAccess::WRITE)?;
+    let with = left()?;
+    let theirs: Arc<dyn Function> = vf.clone();
+    container.detach(&theirs)?;
+    drop((theirs, vf));
+    let alone = left()?;
+    drop(window);
+    let after = left()?;
+    pf.sriov_configure(0)?;
+    let said = format!(
+        "windows left: {before}, with one of both {with}, with one of the PF alone {alone}, and \
+         without {after}"
+    );
+    if (with, alone, after) != (before - 1, before - 1, before) {
+        return Err(said.into());
+    }
+    Ok(said)
+}
+
 fn run() -> Result<String, Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [what, pf, vf] = arguments.as_slice()
+        && what == "together"
+    {
+        return together(pf, vf);
+    }
     let [what, place] = arguments.as_slice() else {
-        return Err("write: windows cycles|limit vfio:0000:BB:DD.F".into());
+        return Err("write: windows cycles|limit DEVICE, or windows together PF VF".into());
     };
     let function = place.parse::<Place>()?.open()?;
     match what.as_str() {

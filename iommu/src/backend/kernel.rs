@@ -1,7 +1,7 @@
 //! A function on kernel VFIO: a real device, or one of a virtual machine behind an I/O MMU.
 //!
-//! One container per function, or one I/O address space of iommufd: [`KernelVfio::open`],
-//! [`KernelVfio::open_iommufd`]. The memory of a window is mapped in this process for as long as the
+//! One container per function, or one I/O address space of iommufd ([`KernelVfio::open`],
+//! [`KernelVfio::open_iommufd`]); or several functions in one ([`KernelVfio::open_beside`]). The memory of a window is mapped in this process for as long as the
 //! window lasts, since the kernel wants its address. Registers are reached by loads and stores where
 //! the kernel lets them be mapped, else by pread and pwrite. Nobody reads the device's memory on its
 //! behalf here, so a window always needs a file.
@@ -27,7 +27,7 @@ mod windows;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -66,10 +66,12 @@ struct Bar {
 
 /// A [`Function`] over kernel VFIO. Dropping it closes every window and gives the device back.
 pub struct KernelVfio {
-    // Dropped first to last: mappings of the device, the device, its address space.
+    // Dropped first to last: mappings of the device, the device, its group, its address space.
     bars: Vec<Bar>,
     device: File,
-    space: Space,
+    /// Its group and that one's number, where groups are used.
+    group: Option<(u32, Arc<OwnedFd>)>,
+    space: Arc<Space>,
     sysfs: Sysfs,
     /// Who opened it chose the token of its VFs.
     has_token: bool,
@@ -251,6 +253,17 @@ impl KernelVfio {
         }
         sys::set_irqs(self.device.as_fd(), action, index, start, vectors)
             .map_err(|errno| self.failed(operation, &errno.into()))
+    }
+}
+
+impl Drop for KernelVfio {
+    /// With the last function of an address space the kernel closes all of it by itself.
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.space) > 1
+            && let Err(error) = self.dma_unmap_all()
+        {
+            log::warn!("windows of a function stay open to those beside it: {error}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::KernelVfio;
 use super::address::{KernelPlace, PciAddress};
 use super::error::KernelError;
 use super::info::IommuInfo;
-use super::space::Space;
+use super::space::{Kind, Space};
 use super::sys;
 use super::sysfs::Sysfs;
 
@@ -70,28 +70,44 @@ impl KernelVfio {
     /// # Errors
     /// One for each thing that can be missing, with the command that mends it.
     pub fn open_iommufd(place: &KernelPlace) -> Result<Self, KernelError> {
+        Self::open_by_iommufd(place, None)
+    }
+
+    pub(super) fn open_by_iommufd(
+        place: &KernelPlace,
+        beside: Option<&Arc<Space>>,
+    ) -> Result<Self, KernelError> {
         let address = place.address;
         let sysfs = Sysfs::of(address);
         sysfs.group()?;
         let path = device_file(&sysfs)?;
-        let iommufd = IommuFd::new().map_err(|error| match error {
-            IommufdError::OpenIommufd(error) => closed(Path::new(IOMMUFD), address, error),
-            error => KernelError::Container(VfioError::NewVfioIommufd(error)),
-        })?;
+        let space = match beside {
+            Some(space) => space.clone(),
+            None => {
+                let iommufd = IommuFd::new().map_err(|error| match error {
+                    IommufdError::OpenIommufd(error) => closed(Path::new(IOMMUFD), address, error),
+                    error => KernelError::Container(VfioError::NewVfioIommufd(error)),
+                })?;
+                let space = VfioIommufd::new(Arc::new(iommufd), None, None);
+                let space = space.map_err(KernelError::Container)?;
+                Arc::new(Space::new(Kind::Iommufd(space)))
+            }
+        };
+        let Kind::Iommufd(ioas) = &space.kind else {
+            return Err(KernelError::NotPci(address));
+        };
         let device = open(&path).map_err(|error| closed(&path, address, error))?;
-        let iommufd = Arc::new(iommufd);
-        let space = VfioIommufd::new(iommufd, None, None).map_err(KernelError::Container)?;
-        sys::bind_iommufd(device.as_fd(), &space, place.vf_token.as_ref())
+        sys::bind_iommufd(device.as_fd(), ioas, place.vf_token.as_ref())
             .map_err(|errno| unbindable(place, errno))?;
-        sys::attach_ioas(device.as_fd(), &space).map_err(KernelError::system(
+        sys::attach_ioas(device.as_fd(), ioas).map_err(KernelError::system(
             "attaching the device to its address space",
         ))?;
         // After attaching: the device narrows what can be mapped.
-        let (ranges, alignment) = sys::ioas_ranges(&space).map_err(KernelError::system(
+        let (ranges, alignment) = sys::ioas_ranges(ioas).map_err(KernelError::system(
             "asking for the addresses that can be mapped",
         ))?;
         let iommu = IommuInfo::of_ioas(ranges, alignment);
-        Self::assemble(place, sysfs, device, Space::Iommufd(space), iommu)
+        Self::assemble(place, sysfs, device, None, space, iommu)
     }
 }
 

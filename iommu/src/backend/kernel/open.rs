@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -17,7 +17,7 @@ use vfio_user::wire::decode_region;
 use super::address::KernelPlace;
 use super::error::KernelError;
 use super::info::IommuInfo;
-use super::space::Space;
+use super::space::{Kind, Space};
 use super::sys::{self, Registers, Vectors};
 use super::sysfs::Sysfs;
 use super::windows::Windows;
@@ -33,29 +33,48 @@ impl KernelVfio {
     /// # Errors
     /// One for each thing that can be missing, with the command that mends it.
     pub fn open(place: &KernelPlace) -> Result<Self, KernelError> {
+        Self::open_by_group(place, None)
+    }
+
+    /// Open a function in the container or I/O address space of another: a window that both open is
+    /// one window of the kernel's, and what one opens the other's DMA reaches too.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; and where the two cannot share.
+    pub fn open_beside(place: &KernelPlace, other: &Self) -> Result<Self, KernelError> {
+        match other.space.kind {
+            Kind::Container(_) => Self::open_by_group(place, Some(other)),
+            Kind::Iommufd(_) => Self::open_by_iommufd(place, Some(&other.space)),
+        }
+    }
+
+    fn open_by_group(place: &KernelPlace, other: Option<&Self>) -> Result<Self, KernelError> {
         let address = place.address;
         let sysfs = Sysfs::of(address);
         let number = sysfs.group()?;
-        let container = VfioContainer::new(None).map_err(unusable)?;
-        let group = open_group(number)?;
-        let flags = sys::group_flags(group.as_fd())
-            .map_err(KernelError::system("asking for the group's state"))?;
-        if flags & kernel::VFIO_GROUP_FLAGS_VIABLE == 0 {
-            return Err(KernelError::NotViable {
-                address,
-                group: number,
-                others: sysfs.others(number),
-            });
+        let space = match other {
+            Some(other) => other.space.clone(),
+            None => {
+                let container = VfioContainer::new(None).map_err(unusable)?;
+                Arc::new(Space::new(Kind::Container(container)))
+            }
+        };
+        let Kind::Container(container) = &space.kind else {
+            return Err(KernelError::NotPci(address));
+        };
+        let theirs = other.and_then(|other| other.group.clone());
+        let group = match theirs.filter(|(theirs, _)| *theirs == number) {
+            // A group has one user at a time, and that is us.
+            Some((_, group)) => group,
+            None => Arc::new(enter(&sysfs, number, container)?),
+        };
+        if other.is_none() {
+            sys::choose_type1v2(sys::borrow(container)).map_err(|errno| match errno {
+                Errno::EPERM => KernelError::NoInterruptRemapping { group: number },
+                errno => KernelError::system("choosing the IOMMU")(errno),
+            })?;
         }
-        sys::join(group.as_fd(), sys::borrow(&container)).map_err(|errno| match errno {
-            Errno::EBUSY => KernelError::Busy { group: number },
-            errno => KernelError::system("putting the group into a container")(errno),
-        })?;
-        sys::choose_type1v2(sys::borrow(&container)).map_err(|errno| match errno {
-            Errno::EPERM => KernelError::NoInterruptRemapping { group: number },
-            errno => KernelError::system("choosing the IOMMU")(errno),
-        })?;
-        let iommu = iommu(&container)?;
+        let iommu = iommu(container)?;
         let name: CString = place.device_name();
         let device = sys::device(group.as_fd(), &name).map_err(|errno| match errno {
             Errno::EACCES => KernelError::Token { address },
@@ -63,11 +82,8 @@ impl KernelVfio {
             Errno::EBUSY => KernelError::Busy { group: number },
             errno => KernelError::system("opening the device")(errno),
         })?;
-        let space = Space::Container {
-            _group: group,
-            container,
-        };
-        Self::assemble(place, sysfs, File::from(device), space, iommu)
+        let group = Some((number, group));
+        Self::assemble(place, sysfs, File::from(device), group, space, iommu)
     }
 
     /// The function behind an open device.
@@ -75,7 +91,8 @@ impl KernelVfio {
         place: &KernelPlace,
         sysfs: Sysfs,
         device: File,
-        space: Space,
+        group: Option<(u32, Arc<OwnedFd>)>,
+        space: Arc<Space>,
         iommu: IommuInfo,
     ) -> Result<Self, KernelError> {
         let address = place.address;
@@ -100,6 +117,7 @@ impl KernelVfio {
         let mut function = Self {
             bars,
             device,
+            group,
             space,
             sysfs,
             has_token: place.vf_token.is_some(),
@@ -176,6 +194,25 @@ fn unusable(error: VfioError) -> KernelError {
         },
         _ => KernelError::Container(error),
     }
+}
+
+/// Open a group and put it into a container.
+fn enter(sysfs: &Sysfs, number: u32, container: &VfioContainer) -> Result<OwnedFd, KernelError> {
+    let group = open_group(number)?;
+    let flags = sys::group_flags(group.as_fd())
+        .map_err(KernelError::system("asking for the group's state"))?;
+    if flags & kernel::VFIO_GROUP_FLAGS_VIABLE == 0 {
+        return Err(KernelError::NotViable {
+            address: sysfs.address,
+            group: number,
+            others: sysfs.others(number),
+        });
+    }
+    sys::join(group.as_fd(), sys::borrow(container)).map_err(|errno| match errno {
+        Errno::EBUSY => KernelError::Busy { group: number },
+        errno => KernelError::system("putting the group into a container")(errno),
+    })?;
+    Ok(group)
 }
 
 fn open_group(number: u32) -> Result<OwnedFd, KernelError> {

@@ -1,6 +1,8 @@
-//! Where a function's windows are: a container with its group, or an I/O address space of iommufd.
+//! Where windows are: a container, or an I/O address space of iommufd; of one function, or of several
+//! that see the same windows.
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use vfio_ioctls::{VfioContainer, VfioError, VfioIommufd};
@@ -8,50 +10,168 @@ use vfio_user::device::DmaAccess;
 
 use super::info::IommuInfo;
 use super::sys;
-use crate::memory::SharedMemory;
+use crate::memory::{Inspection, SharedMemory};
 
-/// The I/O address space of one function.
-pub(super) enum Space {
-    /// By group and container.
-    Container {
-        /// Dropped first: a container outlives what is in it.
-        _group: OwnedFd,
-        container: VfioContainer,
-    },
+/// How the kernel has it.
+pub(super) enum Kind {
+    /// By groups.
+    Container(VfioContainer),
     /// By iommufd.
     Iommufd(VfioIommufd),
 }
 
+/// What a window opens. Two of one address must be alike in all of it to be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Opened {
+    size: usize,
+    access: DmaAccess,
+    /// Device and inode of the file, and where in it the window begins.
+    file: (u64, u64, u64),
+}
+
+/// How many functions have each window.
+#[derive(Debug, Default)]
+struct Users(BTreeMap<u64, (Opened, usize)>);
+
+impl Users {
+    /// One more function has a window; `true` if it is the first, and the kernel is to be told.
+    fn enter(&mut self, iova: u64, opened: Opened) -> Result<bool, Errno> {
+        match self.0.get_mut(&iova) {
+            None => {
+                self.0.insert(iova, (opened, 1));
+                Ok(true)
+            }
+            Some((there, users)) if *there == opened => {
+                *users += 1;
+                Ok(false)
+            }
+            Some(_) => Err(Errno::EEXIST),
+        }
+    }
+
+    /// Whether nobody but this function has a window.
+    fn is_last(&self, iova: u64) -> bool {
+        self.0.get(&iova).is_none_or(|(_, users)| *users <= 1)
+    }
+
+    /// One function less has it.
+    fn leave(&mut self, iova: u64) {
+        if self.is_last(iova) {
+            self.0.remove(&iova);
+        } else if let Some((_, users)) = self.0.get_mut(&iova) {
+            *users -= 1;
+        }
+    }
+}
+
+/// An I/O address space.
+pub(super) struct Space {
+    pub(super) kind: Kind,
+    users: Mutex<Users>,
+}
+
 impl Space {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            users: Mutex::default(),
+        }
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Open a window for one more function.
     pub(super) fn map(
         &self,
         iova: u64,
         memory: &SharedMemory,
         access: DmaAccess,
     ) -> Result<(), Errno> {
-        match self {
-            Self::Container { container, .. } => {
-                sys::map(sys::borrow(container), iova, memory, access)
-            }
-            Self::Iommufd(space) => sys::ioas_map(space, iova, memory, access),
+        let file = Inspection::of(memory.fd()).map_err(|_| Errno::EBADF)?;
+        let opened = Opened {
+            size: memory.len(),
+            access,
+            file: (file.device, file.inode, memory.fd_offset()),
+        };
+        let mut users = self.users();
+        if !users.enter(iova, opened)? {
+            return Ok(());
         }
+        let mapped = match &self.kind {
+            Kind::Container(container) => sys::map(sys::borrow(container), iova, memory, access),
+            Kind::Iommufd(space) => sys::ioas_map(space, iova, memory, access),
+        };
+        if mapped.is_err() {
+            users.leave(iova);
+        }
+        mapped
     }
 
+    /// Close it for one function; the last one's closes it.
     pub(super) fn unmap(&self, iova: u64, size: usize) -> Result<(), VfioError> {
-        match self {
-            Self::Container { container, .. } => container.vfio_dma_unmap(iova, size),
-            Self::Iommufd(space) => space.vfio_dma_unmap(iova, size),
+        let mut users = self.users();
+        if users.is_last(iova) {
+            match &self.kind {
+                Kind::Container(container) => container.vfio_dma_unmap(iova, size)?,
+                Kind::Iommufd(space) => space.vfio_dma_unmap(iova, size)?,
+            }
         }
+        users.leave(iova);
+        Ok(())
     }
 
     /// How many more windows there can be, if that is limited and told.
     pub(super) fn windows_left(&self) -> Option<u32> {
-        match self {
-            Self::Container { container, .. } => {
+        match &self.kind {
+            Kind::Container(container) => {
                 let answer = sys::iommu_info(sys::borrow(container)).ok()?;
                 IommuInfo::decode(&answer)?.available
             }
-            Self::Iommufd(_) => None,
+            Kind::Iommufd(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_of_two_functions_stays_until_both_have_closed_it() {
+        let opened = Opened {
+            size: 4096,
+            access: DmaAccess::READ,
+            file: (1, 2, 0),
+        };
+        let mut users = Users::default();
+        assert_eq!(users.enter(0x1000, opened), Ok(true));
+        assert_eq!(users.enter(0x1000, opened), Ok(false));
+        for other in [
+            Opened {
+                size: 8192,
+                ..opened
+            },
+            Opened {
+                access: DmaAccess::WRITE,
+                ..opened
+            },
+            Opened {
+                file: (1, 2, 4096),
+                ..opened
+            },
+        ] {
+            assert_eq!(users.enter(0x1000, other), Err(Errno::EEXIST));
+        }
+        assert!(!users.is_last(0x1000));
+        users.leave(0x1000);
+        assert!(users.is_last(0x1000));
+        users.leave(0x1000);
+        assert_eq!(
+            users.enter(0x1000, opened),
+            Ok(true),
+            "nothing is left of it"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::guest::{Guest, LONG, WINDOWS};
+use super::guest::{Guest, LONG, TOKEN, WINDOWS};
 use crate::report::Report;
 
 /// An emulated IOMMU is told of each window that is closed.
@@ -45,6 +45,26 @@ impl Guest {
             self.check(report, behaviour, done.code == 0, said);
         }
         self.agent().run(&["chown", "0", &node], LONG)?;
+        self.allow_vfs()?;
+        let vf = self.first_vf()?;
+        let both =
+            format!("exec {WINDOWS} together {place},vf_token={TOKEN} vfio:{vf},vf_token={TOKEN}");
+        let done = self.agent().exec(&["sh", "-c", &both], LIMIT)?;
+        let said = format!("{}{}", done.stdout.trim(), done.stderr.trim());
+        self.check(
+            report,
+            "a PF and its VF in one container",
+            done.code == 0,
+            said,
+        );
         Ok(())
+    }
+
+    /// Where the first VF will be, seen by having one for a moment.
+    fn first_vf(&self) -> Result<String> {
+        let job = self.start_pf(1)?;
+        let vf = self.vfs()?.into_iter().next().context("no VF")?;
+        self.stop(job)?;
+        Ok(vf)
     }
 }

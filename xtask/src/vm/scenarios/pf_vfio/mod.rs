@@ -34,7 +34,6 @@ pub(super) fn run_hard(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         guest.bind(report)?;
         guest.user()?;
         guest.windows(report)?;
-        guest.allow_vfs()?;
         guest.adoption(report)?;
         guest.killed(report, 20)?;
         guest.give_back(report)
