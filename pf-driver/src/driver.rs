@@ -55,6 +55,9 @@ pub struct PfOptions {
     pub container: Option<Arc<Container>>,
     /// How long a guest may take to let go of a VF when SR-IOV is switched off.
     pub eject_timeout: Duration,
+    /// Answer VFs over the hardware's own mailbox, where no mediator sees, limits or records what
+    /// they ask. With a mediator attached it is never answered.
+    pub mailbox: bool,
 }
 
 impl Default for PfOptions {
@@ -67,6 +70,7 @@ impl Default for PfOptions {
             queue: QueueOptions::default(),
             container: None,
             eject_timeout: Duration::from_secs(2),
+            mailbox: false,
         }
     }
 }
@@ -99,6 +103,9 @@ pub struct PfDriver {
     pub(crate) reset_untold: bool,
     other_interrupts: u64,
     pub(crate) mailbox_requests: u64,
+    /// Messages in hardware mailboxes that nobody may answer, and the VFs that sent any.
+    pub(crate) mailbox_unanswered: u64,
+    pub(crate) around_the_mediator: u8,
     state_errors: u64,
     /// What the state file holds.
     saved: Option<NicSwitch>,

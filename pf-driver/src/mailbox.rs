@@ -28,8 +28,8 @@ impl PfDriver {
         self.commit()
     }
 
-    /// Answers every VF that has a message in its mailbox. With a mediator there is nobody who may:
-    /// such a message came around it.
+    /// Answers every VF that has a message in its mailbox, if that was asked for. With a mediator
+    /// there is nobody who may: such a message came around it.
     pub(crate) fn serve_mailboxes(&mut self) -> Result<(), PfError> {
         let causes = self.regs.read::<MBVFICR>()?;
         if causes.raw() == 0 {
@@ -43,13 +43,25 @@ impl PfDriver {
             if causes.get(MBVFICR::VFREQ) & 1 << vf == 0 {
                 continue;
             }
-            if self.channel.is_some() {
-                log::warn!("VF {vf} used the hardware mailbox behind the mediator; not answered");
+            if self.channel.is_some() || !self.options.mailbox {
+                self.leave_unanswered(vf);
                 continue;
             }
             self.serve_mailbox(vf)?;
         }
         Ok(())
+    }
+
+    fn leave_unanswered(&mut self, vf: u8) {
+        self.mailbox_unanswered += 1;
+        // Said once for each VF: it may write as often as it likes.
+        if self.around_the_mediator & 1 << vf == 0 {
+            self.around_the_mediator |= 1 << vf;
+            log::warn!(
+                "VF {vf} asks through the hardware's mailbox and is not answered: only a driver \
+                 started with --channel mailbox, without a mediator, does that"
+            );
+        }
     }
 
     fn serve_mailbox(&mut self, vf: u8) -> Result<(), PfError> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use igb_netdev::run::{RunOptions, run};
 use igb_netdev::{bind, ctl};
 use iommu::backend::Place;
@@ -46,9 +46,12 @@ struct Run {
     /// (iommufd: instead of vfio: where the kernel has that)
     #[arg(long, value_name = "DEVICE")]
     device: Place,
-    /// The mediator's --pf-socket; without one no VF has a channel unless the card's mailbox is open
+    /// The mediator's --pf-socket; without one no VF has a channel, except with --channel mailbox
     #[arg(long, value_name = "SOCK")]
     mediator: Option<PathBuf>,
+    /// The way from the VFs
+    #[arg(long, value_enum, default_value = "mediated")]
+    channel: Way,
     /// How many VFs to create
     #[arg(long, default_value_t = 0, value_name = "N")]
     vfs: u16,
@@ -69,6 +72,14 @@ struct Run {
     token: Option<PathBuf>,
     #[command(flatten)]
     options: RunOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// Through the mediator, which knows who asks, limits and records it
+    Mediated,
+    /// Through the hardware's own mailbox, unmediated, for stock drivers on cards without a mediator
+    Mailbox,
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +200,17 @@ fn drive(arguments: &Run) -> anyhow::Result<()> {
         }
         None => Token::ABSENT,
     };
+    let mailbox = arguments.channel == Way::Mailbox;
+    if mailbox {
+        anyhow::ensure!(
+            arguments.mediator.is_none(),
+            "--channel mailbox goes around the mediator: leave out --mediator, or --channel"
+        );
+        log::warn!(
+            "VFs ask through the hardware's mailbox: nobody checks, limits or records what they \
+             ask before this driver does"
+        );
+    }
     let mut first = true;
     run(&arguments.options, || {
         let options = PfOptions {
@@ -197,6 +219,7 @@ fn drive(arguments: &Run) -> anyhow::Result<()> {
             // A reset is asked for once, not each time that the card comes back.
             reset: arguments.reset && first,
             mtu: arguments.mtu,
+            mailbox,
             ..PfOptions::default()
         };
         let function = arguments.device.open()?;

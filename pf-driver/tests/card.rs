@@ -31,7 +31,12 @@ fn function(card: &Arc<Card>, id: FunctionId) -> Arc<InProcess> {
     Arc::new(InProcess::new(card.function(id)).unwrap())
 }
 
+/// A driver that answers the card's mailbox.
 fn probe(card: &Arc<Card>, options: PfOptions) -> PfDriver {
+    let options = PfOptions {
+        mailbox: true,
+        ..options
+    };
     PfDriver::probe(function(card, FunctionId::PF), options).unwrap()
 }
 
@@ -136,6 +141,47 @@ fn vfs_come_and_go_and_never_outlive_sriov() {
     driver.sriov_configure(2).unwrap();
     driver.remove();
     assert_eq!(card.num_vfs(), 0);
+}
+
+#[test]
+fn the_hardware_mailbox_is_answered_only_if_that_was_asked_for() {
+    use igb::mailbox::VfMessage;
+    use igb::{Register, V2PMAILBOX, Value};
+    let card = card();
+    for answers in [false, true] {
+        let options = PfOptions {
+            mailbox: answers,
+            ..PfOptions::default()
+        };
+        let mut driver = PfDriver::probe(function(&card, FunctionId::PF), options).unwrap();
+        driver.sriov_configure(1).unwrap();
+        let vf = function(&card, FunctionId::vf(0));
+        let write = |register: u64, word: u32| {
+            vf.write(region::BAR0, register, &word.to_le_bytes())
+                .unwrap();
+        };
+        for (n, word) in (0..).zip(VfMessage::Reset.encode()) {
+            write(igb::vf::VMBMEM::offset(n).into(), word);
+        }
+        let request = Value::<V2PMAILBOX>::default().set(V2PMAILBOX::REQ);
+        write(igb::vf::V2PMAILBOX::offset(0).into(), request.raw());
+        let counter = if answers {
+            "mailbox_requests"
+        } else {
+            "mailbox_unanswered"
+        };
+        let end = Instant::now() + PATIENCE;
+        while driver.stats().get(counter) != Some(1) {
+            assert!(Instant::now() < end, "the PF does not see the message");
+            step(&mut driver, PATIENCE);
+        }
+        let mut word = [0; 4];
+        let register = igb::vf::V2PMAILBOX::offset(0).into();
+        vf.read(region::BAR0, register, &mut word).unwrap();
+        let seen = Value::<V2PMAILBOX>::from_raw(u32::from_le_bytes(word));
+        assert_eq!(seen.has(V2PMAILBOX::PFSTS), answers);
+        driver.remove();
+    }
 }
 
 #[test]

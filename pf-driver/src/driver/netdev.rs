@@ -142,6 +142,7 @@ impl NetDevice for PfDriver {
         let mut counters = self.port.counters();
         counters.push("other_interrupts", self.other_interrupts);
         counters.push("mailbox_requests", self.mailbox_requests);
+        counters.push("mailbox_unanswered", self.mailbox_unanswered);
         counters.push("state_file_errors", self.state_errors);
         self.append_channel_counters(&mut counters);
         self.append_vf_counters(&mut counters);

@@ -144,6 +144,8 @@ impl PfDriver {
             reset_untold: false,
             other_interrupts: 0,
             mailbox_requests: 0,
+            mailbox_unanswered: 0,
+            around_the_mediator: 0,
             state_errors: 0,
             saved: None,
         };
