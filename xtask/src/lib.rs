@@ -8,6 +8,7 @@ pub mod build;
 pub mod control;
 pub mod demo;
 pub mod inside;
+pub mod interop;
 pub mod netns;
 pub mod program;
 pub mod report;

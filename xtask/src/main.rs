@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, inside, scenarios, test, vm};
+use xtask::{bench, demo, inside, interop, scenarios, test, vm};
 
 /// Run, test and measure Tandem.
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Bench(bench::BenchOptions),
     /// Stock QEMU with stock kernels
     Vm(vm::VmCommand),
+    /// Which PF drivers work with which VF drivers, on our card and on QEMU's igb, as a table
+    Interop(interop::InteropOptions),
     /// What scenarios run inside a network namespace
     #[command(subcommand, hide = true)]
     Inside(inside::Inside),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Scenarios(options) => scenarios::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Vm(command) => vm::run(command),
+        Command::Interop(options) => interop::run(&options),
         Command::Inside(what) => inside::run(&what),
     };
     match outcome {

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::accel::Accel;
 use super::fetch::{FetchArgs, ensure_fetched};
+use super::initramfs::build_static;
 use super::layout::{Installation, VmDir};
 use super::logs;
 use super::machine::{Handle, Vm, VmConfig};
@@ -97,6 +98,9 @@ impl<'a> Stage<'a> {
         folders
     }
 }
+
+/// Our programs that run in guests, too.
+const GUEST_PROGRAMS: [&str; 2] = ["pf-driver", "vf-driver"];
 
 /// A named run.
 #[derive(Debug)]
@@ -213,6 +217,13 @@ pub fn run_all(programs: &Path, full: bool, filter: &str) -> Report {
                 .filter(|scenario| full || scenario.smoke)
                 .filter(|scenario| filter_matches(filter, scenario.name))
                 .collect();
+            // Not in the time of the scenario that happens to need them first.
+            let ahead = GUEST_PROGRAMS.iter().filter(|_| filter.is_empty());
+            for program in ahead {
+                if let Err(error) = build_static(program) {
+                    report.check(format!("vm/static {program}"), false, format!("{error:#}"));
+                }
+            }
             let run =
                 |scenario: &&Scenario| run(scenario, &Stage::new(&dir, &installation, programs));
             for part in side_by_side(&chosen, at_once(), run) {

@@ -6,6 +6,7 @@ mod dpdk;
 mod figures;
 mod guest;
 mod igbvf;
+mod interop;
 mod pf;
 mod pf_vfio;
 mod qemu_igb;
@@ -131,5 +132,17 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "dpdk-testpmd on our PF and on two VFs, with the card's own statistics beside",
         smoke: false,
         run: dpdk::run,
+    },
+    Scenario {
+        name: "interop-smoke",
+        about: "our drivers and Linux's in all four pairs on QEMU's igb",
+        smoke: true,
+        run: interop::smoke,
+    },
+    Scenario {
+        name: "interop",
+        about: "the whole matrix of cards, PF drivers and VF drivers: ours, Linux's, DPDK's",
+        smoke: false,
+        run: interop::run,
     },
 ];

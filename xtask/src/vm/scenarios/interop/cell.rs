@@ -1,0 +1,132 @@
+//! A cell of the matrix: who drives the PF, who drives the VF, and what every pair must be able to do.
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::PREFIX;
+use super::guest::{BYTES, Guest, Side};
+use super::pf::Pf;
+use super::vf::Vf;
+use crate::report::Report;
+use crate::vm::NotHere;
+
+/// Whose driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    Ours,
+    Linux,
+    Dpdk,
+}
+
+impl Who {
+    pub(super) const ALL: [Self; 3] = [Self::Ours, Self::Linux, Self::Dpdk];
+
+    pub(super) fn of_pf(self) -> &'static str {
+        match self {
+            Self::Ours => "pf-driver",
+            Self::Linux => "igb",
+            Self::Dpdk => "dpdk",
+        }
+    }
+
+    pub(super) fn of_vf(self) -> &'static str {
+        match self {
+            Self::Ours => "vf-driver",
+            Self::Linux => "igbvf",
+            Self::Dpdk => "dpdk",
+        }
+    }
+}
+
+/// The name of a cell, to which the name of a step is added.
+pub(super) fn name(device: &str, pf: Who, vf: Who) -> String {
+    format!("{PREFIX}{device}/{}/{}", pf.of_pf(), vf.of_vf())
+}
+
+/// Takes a pair from the VF's probe to its end. The PF driver runs already, and goes on.
+pub(super) fn run(guest: &Guest<'_>, name: &str, pf: &Pf<'_>, vf: Who, report: &mut Report) {
+    println!("   interop: {}", name.trim_start_matches(PREFIX));
+    let outcome = steps(guest, name, pf, vf, report);
+    if let Err(error) = outcome {
+        if error.is::<NotHere>() {
+            report.not_applicable(name, format!("{error:#}"));
+        } else {
+            report.check(
+                format!("{name}/carried through"),
+                false,
+                format!("{error:#}"),
+            );
+        }
+    }
+}
+
+fn steps(guest: &Guest<'_>, name: &str, pf: &Pf<'_>, vf: Who, report: &mut Report) -> Result<()> {
+    let at = guest.vf(vf)?;
+    let vf = Vf::start(guest, &at, vf, pf.token()).context("probing the VF")?;
+    report.check(format!("{name}/probe"), true, vf.said.clone());
+    let reached = guest.reaches(Side::Vf, pf.address());
+    // Where the kernel's own VF driver gets no frame from a foreign PF driver, nobody does.
+    let foreign = pf.is_deaf() || (pf.is_dpdk() && vf.who == Who::Linux);
+    let connected = match reached {
+        Err(_) if foreign => {
+            pf.set_deaf();
+            let reason = format!(
+                "no ping passes between VFs of QEMU's igb and a PF under DPDK, with the kernel's igbvf \
+                 on the VF as with others; testpmd on the PF: {}",
+                pf.evidence(guest)
+            );
+            report.not_applicable(format!("{name}/reset handshake, tcp, vlan"), reason);
+            false
+        }
+        reached => report.outcome(
+            &format!("{name}/reset handshake"),
+            reached.map(|()| format!("{} answers, so the PF let its queues go", pf.address())),
+        ),
+    };
+    let mac = vf.mac(guest)?;
+    report.check(
+        format!("{name}/mac"),
+        pf.assigned(&at).is_none_or(|assigned| assigned == mac),
+        match pf.assigned(&at) {
+            Some(assigned) => format!("{mac}, the PF assigned {assigned}"),
+            None => format!("{mac}, of this PF driver's own choice"),
+        },
+    );
+    if connected {
+        for (step, sent) in pf.tcp(guest) {
+            let same = sent.map(|()| format!("{BYTES} bytes, the same SHA-256 at both ends"));
+            report.outcome(&format!("{name}/{step}"), same);
+        }
+        vlan(guest, name, pf, &vf, report);
+    }
+    vf.stop(guest).context("ending the VF driver")?;
+    let complaint = guest.complaint()?;
+    report.check(
+        format!("{name}/teardown"),
+        complaint.is_none(),
+        complaint.unwrap_or_else(|| "ended with 0, no word of the kernel".into()),
+    );
+    Ok(())
+}
+
+/// The PF puts the VF into a VLAN and takes it out.
+fn vlan(guest: &Guest<'_>, name: &str, pf: &Pf<'_>, vf: &Vf, report: &mut Report) {
+    let name = format!("{name}/vlan");
+    let apart = || -> Result<String> {
+        pf.set_vlan(guest, vf, 100)?;
+        vf.settle(guest)?;
+        ensure!(
+            guest.reaches_not(Side::Vf, pf.address())?,
+            "in VLAN 100 it still reaches the PF, which is not"
+        );
+        pf.set_vlan(guest, vf, 0)?;
+        vf.settle(guest)?;
+        guest.reaches(Side::Vf, pf.address())?;
+        Ok("in VLAN 100 it is apart from the PF, outside it is not".into())
+    };
+    match apart() {
+        Err(error) if error.is::<NotHere>() => report.not_applicable(name, format!("{error:#}")),
+        outcome => {
+            report.outcome(&name, outcome);
+        }
+    }
+}
