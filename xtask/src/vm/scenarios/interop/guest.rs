@@ -62,13 +62,15 @@ pub(super) fn config(name: &str, who: &[Who]) -> VmConfig {
         .iommu()
         .tools()
         .module("vfio_iommu_type1")
-        .module("tun");
+        .module("tun")
+        // The kernel's VF driver spins while it waits for the PF's answer, and a PF driver that is a
+        // process needs a processor to give it.
+        .cpus(2);
     if !who.contains(&Who::Dpdk) {
         return config;
     }
     DPDK.iter()
         .fold(config, |config, package| config.package(package))
-        .cpus(2)
         .memory(1024)
         .kernel_arg("hugepages=128")
 }

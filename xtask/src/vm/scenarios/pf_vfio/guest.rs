@@ -114,8 +114,8 @@ impl Guest {
     /// `run` of the PF driver, with arguments after it.
     pub(super) fn pf_command(&self, more: &str) -> String {
         format!(
-            "{PF_DRIVER} run --device vfio:{},vf_token={TOKEN} --netdev echo --address \
-             {PF_ADDRESS}/24 --control {} {more}",
+            "{PF_DRIVER} run --device vfio:{},vf_token={TOKEN} --channel mailbox --netdev echo \
+             --address {PF_ADDRESS}/24 --control {} {more}",
             self.pf,
             control(PF_DRIVER)
         )
