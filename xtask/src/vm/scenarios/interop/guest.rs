@@ -11,6 +11,9 @@ use crate::vm::{Agent, Vm, VmConfig};
 
 /// What an emulated guest on a busy machine may take for one step.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+/// How often an address is pinged, 2 s each, until it answers: a VF driver that is told to begin anew
+/// takes some seconds.
+const TRIES: u64 = 20;
 /// How long a VF that must not be reached is tried.
 const APART: &str = "2";
 /// What TCP carries each way.
@@ -258,9 +261,10 @@ impl<'a> Guest<'a> {
 
     /// Waits until an address answers pings from that side.
     pub(super) fn reaches(&self, side: Side, address: &str) -> Result<()> {
-        let prefix = side.prefix();
-        let limit = PATIENCE.as_secs() / 2;
-        self.shell(&format!("{prefix}busybox ping -c 3 -w {limit} {address}"))?;
+        let ping = format!("{}busybox ping -c 1 -W 2 {address}", side.prefix());
+        self.shell(&format!(
+            "n=0; until {ping}; do n=$((n+1)); [ $n -lt {TRIES} ] || exit 1; done"
+        ))?;
         Ok(())
     }
 
