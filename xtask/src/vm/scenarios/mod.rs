@@ -135,7 +135,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "interop-smoke",
-        about: "our drivers and Linux's in all four pairs on QEMU's igb",
+        about: "each of our drivers with Linux's on the other side, on QEMU's igb",
         smoke: false,
         run: interop::smoke,
     },
