@@ -20,7 +20,7 @@ const COLUMNS: [&str; 3] = ["vf-driver", "igbvf", "dpdk"];
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Every cell takes a pair from probe through reset handshake, address, TCP both ways \
-                  by SHA-256 and a VLAN to teardown. It needs no root: the drivers run in guests of a \
+                  by SHA-256 and a VLAN to teardown. The drivers run in guests of a \
                   stock QEMU, which is fetched if it is not there."
 )]
 pub struct InteropOptions {

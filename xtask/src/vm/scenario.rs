@@ -218,10 +218,11 @@ pub fn run_all(programs: &Path, full: bool, filter: &str) -> Report {
                 .filter(|scenario| filter_matches(filter, scenario.name))
                 .collect();
             // Not in the time of the scenario that happens to need them first.
-            let ahead = GUEST_PROGRAMS.iter().filter(|_| filter.is_empty());
-            for program in ahead {
-                if let Err(error) = build_static(program) {
-                    report.check(format!("vm/static {program}"), false, format!("{error:#}"));
+            if filter.is_empty() {
+                for program in GUEST_PROGRAMS {
+                    if let Err(error) = build_static(program) {
+                        report.check(format!("vm/static {program}"), false, format!("{error:#}"));
+                    }
                 }
             }
             let run =

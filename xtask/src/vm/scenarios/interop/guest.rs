@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use guest_agent::protocol::PciFunction;
+use nix::sys::signal::Signal;
 
 use super::cell::Who;
 use crate::vm::{Agent, Vm, VmConfig};
@@ -14,8 +15,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 /// How often an address is pinged, 2 s each, until it answers: a VF driver that is told to begin anew
 /// takes some seconds.
 const TRIES: u64 = 20;
-/// How long a VF that must not be reached is tried.
-const APART: &str = "2";
+/// For how many seconds a VF that must not be reached is tried: long enough for one that begins anew
+/// to be back, or its silence would show nothing.
+const APART: u32 = 8;
 /// What TCP carries each way.
 pub(super) const BYTES: u64 = 1 << 20;
 /// The file that TCP carries.
@@ -271,7 +273,7 @@ impl<'a> Guest<'a> {
     /// Whether an address answers nothing.
     pub(super) fn reaches_not(&self, side: Side, address: &str) -> Result<bool> {
         let prefix = side.prefix();
-        let script = format!("{prefix}busybox ping -c 2 -w {APART} {address}");
+        let script = format!("{prefix}busybox ping -c {APART} -w {APART} {address}");
         let done = self.agent().exec(&["sh", "-c", &script], PATIENCE)?;
         Ok(done.stdout.contains(" 0 packets received"))
     }
@@ -359,6 +361,19 @@ impl<'a> Guest<'a> {
         let line = lines.find_map(|line| line.split_once("MAC address: "));
         let mac = line.context("testpmd tells no address")?.1.trim();
         Ok(mac.to_lowercase())
+    }
+
+    /// Ends a program of ours in good order.
+    pub(super) fn end(&self, job: u32) -> Result<()> {
+        self.agent().signal(job, Signal::SIGTERM)?;
+        let ended = self.agent().wait(job, PATIENCE)?;
+        ensure!(
+            ended.code == 0,
+            "the driver ended with {}: {}",
+            ended.code,
+            ended.stdout
+        );
+        Ok(())
     }
 
     /// What the function that testpmd drives, and the TAP behind it, have carried.

@@ -4,7 +4,6 @@
 use std::cell::Cell;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::Signal;
 
 use super::cell::Who;
 use super::guest::{Guest, PATIENCE, Side, VF_ADDRESS};
@@ -62,8 +61,7 @@ impl Inside {
             }
             Who::Dpdk => {
                 guest.bind(&address, "vfio-pci")?;
-                create_vf(guest, &address)
-                    .map_err(|error| NotHere(format!("vfio-pci makes no VF: {error:#}")))?;
+                create_vf(guest, &address)?;
                 let side = Side::Pf;
                 let job = guest.start_testpmd(side, &address, INTERFACE, Some(SECRET))?;
                 let mac = guest.testpmd_mac(job)?;
@@ -83,16 +81,7 @@ impl Inside {
 
     pub(super) fn stop(self, guest: &Guest<'_>) -> Result<()> {
         match (self.who, self.job) {
-            (Who::Ours, Some(job)) => {
-                guest.agent().signal(job, Signal::SIGTERM)?;
-                let ended = guest.agent().wait(job, PATIENCE)?;
-                ensure!(
-                    ended.code == 0,
-                    "the driver ended with {}: {}",
-                    ended.code,
-                    ended.stdout
-                );
-            }
+            (Who::Ours, Some(job)) => guest.end(job)?,
             (Who::Dpdk, Some(job)) => {
                 guest.stop_testpmd(job)?;
                 set_vfs(guest, &self.address, 0)?;

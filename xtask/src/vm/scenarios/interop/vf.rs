@@ -1,7 +1,6 @@
 //! The VF's end of a pair: a driver, and the kernel's interface behind it.
 
-use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
+use anyhow::{Context as _, Result};
 
 use super::cell::Who;
 use super::guest::{Guest, PATIENCE, Side, VF_ADDRESS, VF_INTERFACE};
@@ -82,17 +81,7 @@ impl Vf {
 
     pub(super) fn stop(self, guest: &Guest<'_>) -> Result<()> {
         match (self.who, self.job) {
-            (Who::Ours, Some(job)) => {
-                guest.agent().signal(job, Signal::SIGTERM)?;
-                let ended = guest.agent().wait(job, PATIENCE)?;
-                ensure!(
-                    ended.code == 0,
-                    "the driver ended with {}: {}",
-                    ended.code,
-                    ended.stdout
-                );
-                Ok(())
-            }
+            (Who::Ours, Some(job)) => guest.end(job),
             (Who::Dpdk, Some(job)) => guest.stop_testpmd(job),
             _ => guest.unbind(&self.address),
         }
