@@ -45,7 +45,7 @@ pub enum IovaError {
 
 /// The last address of `size` bytes at `iova`; `None` if there is none.
 #[inline]
-pub(crate) fn last_address(iova: u64, size: u64) -> Option<u64> {
+pub fn last_address(iova: u64, size: u64) -> Option<u64> {
     iova.checked_add(size.checked_sub(1)?)
 }
 

@@ -120,6 +120,8 @@ pub enum Event {
         slot: u16,
         /// Its serial.
         serial: u64,
+        /// The card's own mailbox: "closed" by the card, or "fenced" by the mediator alone.
+        backchannel: &'static str,
     },
     /// The guest was asked to let go.
     Eject {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use vfio_user::device::Device;
 
 use crate::audit::{Audit, Event};
+use crate::backchannel::Backchannel;
 use crate::clock::{Clock, Due, Timer};
 use crate::limits::Limits;
 use crate::nic::Nic;
@@ -134,6 +135,10 @@ pub struct SlotInfo {
     pub speed: u32,
     /// Requests that wait for the PF driver.
     pub outstanding: usize,
+    /// Whether the card's own mailbox is closed, or fenced by the mediator alone; `None` until it was
+    /// tried.
+    #[serde(default)]
+    pub backchannel: Option<Backchannel>,
     /// Where its client connects, if it is on the bus.
     pub socket: Option<PathBuf>,
 }
@@ -232,6 +237,9 @@ impl Bus {
         };
         if vf >= self.core.limits.slots {
             return reject(Status::Exhausted);
+        }
+        if !self.core.nic.serves(vf) {
+            return reject(Status::Invalid);
         }
         let mut slots = self.lock();
         if slots.stopping {
@@ -392,9 +400,9 @@ impl PfEvents for Bus {
 }
 
 fn describe(slot: &Slot) -> SlotInfo {
-    let (state, serial) = {
+    let (state, serial, backchannel) = {
         let life = slot.life();
-        (life.state, life.serial)
+        (life.state, life.serial, life.backchannel)
     };
     slot.channel(|channel, _, _| SlotInfo {
         slot: slot.vf,
@@ -406,6 +414,7 @@ fn describe(slot: &Slot) -> SlotInfo {
         link_up: channel.link_up(),
         speed: channel.speed(),
         outstanding: channel.outstanding(),
+        backchannel,
         socket: slot
             .socket()
             .filter(|_| matches!(state, SlotState::Present | SlotState::Ejecting)),

@@ -6,7 +6,9 @@
 //!   [`limits`] (what it may ask), and [`channel`], which joins them with deadlines, generations and
 //!   teardown;
 //! - the bus: `slot` (a VF's life) and `attendant`, `relay` (the VF as its client sees it),
-//!   `config_space`, `dma` (DMA messages), [`nic`] (where VFs come from);
+//!   `config_space`, `dma` (DMA messages), `backchannel` (whether the card's own mailbox is closed);
+//! - where VFs come from: [`nic`] (a card on sockets), [`kernel_nic`] (the kernel's VFIO), with
+//!   [`passthrough`] in front of hardware;
 //! - its peers: `pf` (the PF driver's connection), [`control`], [`audit`].
 //!
 //! The mediator can refuse a request, never grant one, and it does not look into config blocks. No
@@ -16,6 +18,7 @@
 
 mod attendant;
 pub mod audit;
+mod backchannel;
 mod bus;
 pub mod channel;
 pub mod clock;
@@ -23,15 +26,18 @@ pub mod config_block;
 mod config_space;
 pub mod control;
 mod dma;
+pub mod kernel_nic;
 pub mod limits;
 pub mod mailbox;
 mod mediator;
 pub mod nic;
+pub mod passthrough;
 mod pf;
 mod relay;
 mod slot;
 mod socket;
 
+pub use backchannel::Backchannel;
 pub use bus::{SlotError, SlotInfo};
 pub use mediator::{Mediator, MediatorError, MediatorOptions};
 pub use slot::SlotState;

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use iommu::backend::Place;
 use mediator::audit::Audit;
 use mediator::control::{self, ControlAnswer, ControlRequest, EJECT_TIMEOUT};
+use mediator::kernel_nic::KernelNic;
 use mediator::limits::Limits;
-use mediator::nic::SocketNic;
-use mediator::{Mediator, MediatorOptions, SlotInfo};
+use mediator::nic::{Nic, SocketNic};
+use mediator::{Backchannel, Mediator, MediatorOptions, SlotInfo};
 use mediator_protocol::Token;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -39,12 +41,21 @@ Example:
   pf-driver run --device vfio-user:run/nic/pf.sock --mediator run/pf-channel.sock --vfs 2
   qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"run/vm/vf0.sock\"}}'
 
+With VFs of this machine's own 82576, each bound to vfio-pci:
+  mediator run --vf vfio:0000:01:10.0,vf_token=UUID --vf vfio:0000:01:10.2,vf_token=UUID --socket-dir run/vm ...
+  pf-driver run --device vfio:0000:01:00.0,vf_token=UUID --mediator run/pf-channel.sock --vfs 2
+
+Such a card's own mailbox between VF and PF cannot be closed. The mediator fences it: nothing that a
+client writes gets there; `mediator ctl list` tells which VFs are fenced. Doorbells are registers of
+the device, so each is a message; frames and descriptors go straight to the client's memory.
+
 A VF's socket appears in --socket-dir once the PF driver has offered the VF and the card has it, and
 goes when the VF is ejected, revoked, or disabled by the PF driver.
 
 Limits file (JSON; every key may be left out):
   {\"requests_per_second\": 1000, \"burst\": 256, \"outstanding\": 8,
-   \"mailbox_deadline_ms\": 500, \"slots\": 64}
+   \"mailbox_deadline_ms\": 500, \"slots\": 64, \"dma_windows\": 8192, \"dma_mib\": 16384}
+The last two are for VFs of hardware: what a client may have mapped at a time.
 
 Logs go to stderr; RUST_LOG=debug shows more.")]
     Run(RunArgs),
@@ -53,10 +64,16 @@ Logs go to stderr; RUST_LOG=debug shows more.")]
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("card").required(true).args(["nic", "vf"])))]
 struct RunArgs {
     /// Directory of the card's sockets (vf0.sock, ...).
     #[arg(long, value_name = "DIR")]
-    nic: PathBuf,
+    nic: Option<PathBuf>,
+    /// A VF of this machine on the kernel's VFIO: vfio:0000:BB:DD.F, with ,vf_token=UUID where its PF
+    /// is on vfio-pci too (iommufd: instead of vfio: where the kernel has that). Once for each VF of
+    /// one PF; they may appear later.
+    #[arg(long, value_name = "DEVICE")]
+    vf: Vec<Place>,
     /// Directory in which the VFs' sockets for the virtual machines appear (vf0.sock, ...); made
     /// with mode 0700 if it does not exist.
     #[arg(long, value_name = "DIR")]
@@ -128,19 +145,15 @@ fn main() -> ExitCode {
 fn run(args: RunArgs) -> Result<()> {
     // First, so that a signal during start-up is not lost.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot catch signals")?;
-    if !args.nic.is_dir() {
-        bail!(
-            "--nic {}: no such directory; start the card first (vfio-user-device --socket-dir)",
-            args.nic.display()
-        );
-    }
-    let mut options = MediatorOptions::new(Arc::new(SocketNic::new(&args.nic)));
+    let limits = match &args.limits {
+        Some(path) => Limits::from_file(path)?,
+        None => Limits::default(),
+    };
+    let mut options = MediatorOptions::new(card(args.nic.as_deref(), args.vf, limits)?);
     options.socket_dir = Some(args.socket_dir);
     options.pf_socket = Some(args.pf_socket);
     options.control_socket = args.control;
-    if let Some(path) = &args.limits {
-        options.limits = Limits::from_file(path)?;
-    }
+    options.limits = limits;
     if let Some(path) = &args.token {
         options.token = Some(read_token(path)?);
     }
@@ -155,6 +168,20 @@ fn run(args: RunArgs) -> Result<()> {
     }
     drop(mediator);
     Ok(())
+}
+
+/// The card that --nic or --vf name.
+fn card(directory: Option<&Path>, vfs: Vec<Place>, limits: Limits) -> Result<Arc<dyn Nic>> {
+    let Some(directory) = directory else {
+        return Ok(Arc::new(KernelNic::new(vfs, limits).context("--vf")?));
+    };
+    if !directory.is_dir() {
+        bail!(
+            "--nic {}: no such directory; start the card first (vfio-user-device --socket-dir)",
+            directory.display()
+        );
+    }
+    Ok(Arc::new(SocketNic::new(directory)))
 }
 
 fn read_token(path: &Path) -> Result<Token> {
@@ -207,12 +234,12 @@ fn ctl(args: CtlArgs) -> Result<()> {
 
 fn print_slots(slots: &[SlotInfo]) {
     println!(
-        "{:>4}  {:16}  {:9}  {:>10}  {:6}  {:7}  {:4}  SOCKET",
-        "SLOT", "SERIAL", "STATE", "GENERATION", "CLIENT", "PF", "LINK"
+        "{:>4}  {:16}  {:9}  {:>10}  {:6}  {:7}  {:4}  {:7}  SOCKET",
+        "SLOT", "SERIAL", "STATE", "GENERATION", "CLIENT", "PF", "LINK", "MAILBOX"
     );
     for slot in slots {
         println!(
-            "{:>4}  {:16}  {:9}  {:>10}  {:6}  {:7}  {:4}  {}",
+            "{:>4}  {:16}  {:9}  {:>10}  {:6}  {:7}  {:4}  {:7}  {}",
             slot.slot,
             slot.serial,
             slot.state,
@@ -220,6 +247,7 @@ fn print_slots(slots: &[SlotInfo]) {
             if slot.attached { "yes" } else { "no" },
             if slot.pf { "present" } else { "gone" },
             if slot.link_up { "up" } else { "down" },
+            slot.backchannel.map_or("-", Backchannel::name),
             slot.socket
                 .as_deref()
                 .map_or_else(|| "-".into(), |path| path.display().to_string()),

@@ -25,6 +25,12 @@ pub trait Nic: Send + Sync {
     /// Connect to a VF. Fails while the card has no such VF or another client has it.
     fn connect(&self, vf: u16) -> Result<Arc<dyn Function>, Box<dyn Error + Send + Sync>>;
 
+    /// Whether the card has this VF, or may get it. One that it will never have is refused at once.
+    fn serves(&self, vf: u16) -> bool {
+        let _ = vf;
+        true
+    }
+
     /// Tells when a VF may have appeared. `None`: this card cannot tell, try again after a while.
     fn watch(&self) -> io::Result<Option<Box<dyn Watch>>> {
         Ok(None)

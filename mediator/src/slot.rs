@@ -22,6 +22,7 @@ use vfio_user::device::Device;
 use vfio_user::server::{Listener, ServerOptions, Stop};
 
 use crate::audit::Event;
+use crate::backchannel::Backchannel;
 use crate::bus::Core;
 use crate::channel::{Channel, Host};
 use crate::clock::Due;
@@ -90,6 +91,7 @@ impl Leave {
 pub(crate) struct Life {
     pub(crate) state: SlotState,
     pub(crate) serial: u64,
+    pub(crate) backchannel: Option<Backchannel>,
     leave: Option<Leave>,
 }
 
@@ -158,6 +160,7 @@ impl Slot {
             life: Mutex::new(Life {
                 state: SlotState::Waiting,
                 serial,
+                backchannel: None,
                 leave: None,
             }),
             stop,
@@ -328,19 +331,27 @@ impl Slot {
                 return self.leave(Leave::SocketFailed);
             }
         };
-        let serial = {
+        let (serial, backchannel) = {
             let mut life = self.life();
             if life.state == SlotState::Waiting {
                 life.state = SlotState::Present;
             }
-            life.serial
+            (life.serial, life.backchannel)
         };
         self.core.changes.announce();
         self.core.audit.record(Event::Present {
             slot: self.vf,
             serial,
+            backchannel: backchannel.map_or("unknown", Backchannel::name),
         });
         log::info!("VF {} is on the bus", self.vf);
+        if backchannel == Some(Backchannel::Fenced) {
+            log::warn!(
+                "VF {}: the card's own mailbox is open. It is fenced here: nothing of this VF's client \
+                 gets to it; a process that opens the VF without the mediator does",
+                self.vf
+            );
+        }
         let device: Arc<dyn Device> = Arc::clone(self) as _;
         match listener {
             Some(listener) => {
@@ -370,17 +381,22 @@ impl Slot {
             if let Some(watch) = &watch {
                 watch.drain();
             }
-            match self.core.nic.connect(self.vf) {
+            let missing = match self.core.nic.connect(self.vf) {
                 Ok(function) => match self.install(function) {
                     Ok(()) => return Ok(()),
                     Err(error) => {
-                        log::warn!("VF {}: the card's VF cannot be used: {error}", self.vf)
+                        log::warn!("VF {}: the card's VF cannot be used: {error}", self.vf);
+                        error.into()
                     }
                 },
-                Err(error) => log::debug!("VF {}: not there yet: {error}", self.vf),
-            }
+                Err(error) => {
+                    log::debug!("VF {}: not there yet: {error}", self.vf);
+                    error
+                }
+            };
             let left = self.core.offer_timeout.saturating_sub(started.elapsed());
             if left.is_zero() {
+                log::warn!("VF {}: the card's VF does not come: {missing}", self.vf);
                 return Err(Leave::NeverCame);
             }
             self.wait(watch.as_deref(), Some(pause.min(left)));
@@ -404,6 +420,8 @@ impl Slot {
         function.set_dma_handler(Arc::new(Handler(Arc::clone(&self.forwarder))));
         function.reset()?;
         self.config.attach(function.as_ref())?;
+        let backchannel = Backchannel::try_out(function.as_ref())?;
+        self.life().backchannel = Some(backchannel);
         let lost = function
             .lost_event()
             .try_clone_to_owned()

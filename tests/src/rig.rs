@@ -8,17 +8,21 @@ mod vfs;
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use igb::FunctionId;
 use igb_driver::netdev::Changes;
-use igb_model::{DropReason, PortReport};
+use igb_model::{DropReason, MailboxMode, PortReport};
 use iommu::backend::InProcess;
-use iommu::function::Function;
+use iommu::function::{
+    DmaAccess, DmaHandler, Function, FunctionError, Interposer, Region, RegionFlags,
+};
 use mediator::limits::Limits;
 use mediator::nic::{Nic, SocketNic};
+use mediator::passthrough::Passthrough;
 use mediator::{Mediator, MediatorOptions};
 use mediator_protocol::Token;
 use pf_driver::Policy;
@@ -44,6 +48,9 @@ pub enum Wiring {
     InProcess,
     /// Unix sockets.
     Sockets,
+    /// Calls; but the card is to the mediator as hardware is: none of its registers is shared memory,
+    /// it knows no DMA by message, and its own mailbox is open.
+    Hardware,
 }
 
 /// What a rig is built with.
@@ -103,6 +110,47 @@ pub enum Station {
 
 struct CardNic(Arc<Card>);
 
+/// A card like a real one behind the kernel's VFIO.
+struct HardwareNic(CardNic, Limits);
+
+/// A VF of it.
+struct HardwareVf(Arc<dyn Function>);
+
+impl Interposer for HardwareVf {
+    fn inner(&self) -> &dyn Function {
+        self.0.as_ref()
+    }
+
+    fn region(&self, index: u32) -> Result<Region, FunctionError> {
+        let region = self.0.region(index)?;
+        Ok(Region {
+            size: region.size,
+            flags: region.flags - RegionFlags::MMAP,
+            ..Region::absent()
+        })
+    }
+
+    fn dma_map(
+        &self,
+        iova: u64,
+        size: u64,
+        access: DmaAccess,
+        file: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<(), FunctionError> {
+        assert!(file.is_some(), "hardware is given memory only");
+        self.0.dma_map(iova, size, access, file)
+    }
+
+    fn set_dma_handler(&self, _: Arc<dyn DmaHandler>) {}
+}
+
+impl Nic for HardwareNic {
+    fn connect(&self, vf: u16) -> Result<Arc<dyn Function>, Box<dyn Error + Send + Sync>> {
+        let function = HardwareVf(self.0.connect(vf)?);
+        Ok(Arc::new(Passthrough::new(Arc::new(function), &self.1)))
+    }
+}
+
 impl Nic for CardNic {
     fn connect(&self, vf: u16) -> Result<Arc<dyn Function>, Box<dyn Error + Send + Sync>> {
         let id = u8::try_from(vf)
@@ -126,7 +174,15 @@ impl Rig {
     pub fn new(wiring: Wiring) -> Self {
         crate::journal::start();
         let dir = tempfile::tempdir().expect("a directory for sockets");
-        let card = Card::new(CardOptions::default()).expect("a card");
+        let mailbox = match wiring {
+            Wiring::Hardware => MailboxMode::Open,
+            _ => MailboxMode::Closed,
+        };
+        let card = Card::new(CardOptions {
+            mailbox,
+            ..CardOptions::default()
+        })
+        .expect("a card");
         let sockets = (wiring == Wiring::Sockets).then(|| {
             let claimed = SocketDir::claim(&dir.path().join("card")).expect("the card's directory");
             Sockets::serve(&card, claimed).expect("the card's sockets")
@@ -177,6 +233,10 @@ impl Rig {
     fn start_mediator(&mut self) {
         let nic: Arc<dyn Nic> = match self.wiring {
             Wiring::InProcess => Arc::new(CardNic(Arc::clone(&self.card))),
+            Wiring::Hardware => {
+                let nic = CardNic(Arc::clone(&self.card));
+                Arc::new(HardwareNic(nic, self.setup.limits))
+            }
             Wiring::Sockets => Arc::new(SocketNic::new(&self.path("card"))),
         };
         let mut options = MediatorOptions::new(nic);

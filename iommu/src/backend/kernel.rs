@@ -46,6 +46,7 @@ use self::info::IommuInfo;
 use self::space::Space;
 use self::sys::{Registers, Vectors};
 use self::sysfs::Sysfs;
+pub use self::sysfs::VfOf;
 use self::windows::Windows;
 use crate::function::{Function, FunctionError};
 use crate::interrupt::InterruptSet;

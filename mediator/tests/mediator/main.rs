@@ -4,5 +4,6 @@
 mod bus;
 mod channel;
 mod fixture;
+mod passthrough;
 mod program;
 mod requests;

@@ -7,6 +7,7 @@ use crate::fixture::{FakePf, Guest, SOON, Seen, eics, mediator};
 use igb::mailbox::{ACK, CTS, MessageId, NACK, PfReply, VfMessage};
 use igb::{PVTCTRL, Register, STATUS, V2PMAILBOX, vf};
 use iommu::function::Function;
+use mediator::Backchannel;
 use mediator::clock::Clock;
 use mediator_protocol::bar::{BUFFER, Command, MAGIC, Register as BarRegister};
 use mediator_protocol::*;
@@ -44,6 +45,8 @@ fn igbvf_probes_and_sets_mac_and_vlan() {
     let mut pf = FakePf::connect(&mediator);
     pf.offer(0);
     let guest = Guest::attach(&mediator, 0);
+    // The mediator has tried out the card's mailbox, before anybody had the VF.
+    let before = card.vf(0).log().len();
     igbvf_reset(&guest, &mut pf);
     pf.settle();
     let answer = guest.read_mailbox(3);
@@ -91,7 +94,18 @@ fn igbvf_probes_and_sets_mac_and_vlan() {
         };
         (u64::from(vf::VMBMEM::OFFSET)..=u64::from(vf::V2PMAILBOX::OFFSET)).contains(offset)
     };
-    assert!(!card.vf(0).log().iter().any(touched));
+    let log = card.vf(0).log();
+    assert!(!log[before..].iter().any(touched));
+    assert_eq!(
+        log.iter().rfind(|seen| touched(seen)),
+        Some(&Seen::Write {
+            region: region::BAR0,
+            offset: vf::VMBMEM::offset(15).into(),
+            data: vec![0; 4],
+        }),
+        "what was tried is left behind"
+    );
+    assert_eq!(mediator.list()[0].backchannel, Some(Backchannel::Fenced));
 }
 
 #[test]

@@ -17,7 +17,7 @@ impl Rig {
     #[must_use]
     pub fn pf_function(&self) -> Arc<dyn Function> {
         match self.wiring {
-            Wiring::InProcess => {
+            Wiring::InProcess | Wiring::Hardware => {
                 Arc::new(InProcess::new(self.card.function(FunctionId::PF)).expect("the PF"))
             }
             Wiring::Sockets => {
@@ -31,7 +31,7 @@ impl Rig {
     #[must_use]
     pub fn pf_channel(&self, token: Token) -> PfChannel {
         match self.wiring {
-            Wiring::InProcess => {
+            Wiring::InProcess | Wiring::Hardware => {
                 let stream = self.mediator().connect_pf().expect("a socket pair");
                 PfChannel::over(stream, token).expect("a channel")
             }

@@ -459,7 +459,7 @@ pub(super) fn a_pf_driver_without_the_token(rig: &mut Rig) {
 /// Somebody connects and stops in the middle of a message.
 pub(super) fn half_a_message(rig: &mut Rig) {
     unharmed(rig, |rig, _| {
-        if rig.wiring() == Wiring::InProcess {
+        if rig.wiring() != Wiring::Sockets {
             // There is only the PF's side to connect to.
             let mut stream = rig.mediator().connect_pf().expect("a connection");
             stream.write_all(&[0x81]).expect("a byte");

@@ -37,7 +37,7 @@ scenarios! { $
         twenty_pf_drivers_one_after_the_other
         a_card_has_no_vf_before_the_pf_driver_makes_one
         the_number_of_vfs_is_bounded_and_fixed_while_enabled
-        the_hardware_mailbox_is_closed
+        the_cards_own_mailbox_is_out_of_reach
     }
     traffic {
         every_station_reaches_every_other

@@ -16,6 +16,23 @@ pub(super) fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.ends_with("vfio_pci")
 }
 
+/// A VF's place among those of its PF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VfOf {
+    /// The PF.
+    pub pf: PciAddress,
+    /// Which of its VFs, from 0 on.
+    pub number: u16,
+}
+
+impl PciAddress {
+    /// Which VF of which PF the kernel has at this address; `None` if it has none there now.
+    #[must_use]
+    pub fn vf(self) -> Option<VfOf> {
+        Sysfs::of(self).as_vf()
+    }
+}
+
 /// The files of one function.
 #[derive(Debug, Clone)]
 pub(super) struct Sysfs {
@@ -105,6 +122,15 @@ impl Sysfs {
             .collect();
         others.sort_by(|a, b| a.address.cmp(&b.address));
         others
+    }
+
+    /// Which VF of which PF this function is; `None` if it is none, or not there.
+    pub(super) fn as_vf(&self) -> Option<VfOf> {
+        let pf: PciAddress = self.tree.target(&self.attribute("physfn"))?.parse().ok()?;
+        let whole = Self::on(self.tree.clone(), pf);
+        let mut numbers = (0..=u16::MAX).map_while(|number| Some((number, whole.vf(number)?)));
+        let (number, _) = numbers.find(|(_, vf)| vf.address == self.address)?;
+        Some(VfOf { pf, number })
     }
 
     /// A VF of this function, once it is there.

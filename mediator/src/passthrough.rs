@@ -1,0 +1,262 @@
+//! A VF of hardware, as a slot relays it: what a card on a vfio-user socket does for its client by
+//! itself, and hardware behind the kernel's VFIO does not.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use iommu::function::{DmaAccess, Function, FunctionError, Interposer, irq};
+use iommu::iova::last_address;
+use iommu::pci::touches_msi_window;
+use nix::errno::Errno;
+
+use crate::limits::Limits;
+
+/// A DMA window of the client's.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    last: u64,
+    /// The hardware reaches it: it is a file's memory, and stays in place for as long.
+    reached: bool,
+}
+
+/// By first address; no two overlap.
+#[derive(Debug, Default)]
+struct Windows {
+    by_address: BTreeMap<u64, Window>,
+    /// Bytes in those that are reached.
+    bytes: u64,
+}
+
+impl Windows {
+    fn overlap(&self, first: u64, last: u64) -> bool {
+        let below = self.by_address.range(..=last).next_back();
+        below.is_some_and(|(_, window)| window.last >= first)
+    }
+
+    fn insert(&mut self, first: u64, last: u64, reached: bool) {
+        if reached {
+            self.bytes += last - first + 1;
+        }
+        self.by_address.insert(first, Window { last, reached });
+    }
+
+    /// The windows inside `first ..= last`; `EINVAL` if one reaches over an end.
+    fn inside(&self, first: u64, last: u64) -> Result<Vec<u64>, Errno> {
+        let before = self.by_address.range(..first).next_back();
+        let end = self.by_address.range(..=last).next_back();
+        if before.is_some_and(|(_, window)| window.last >= first)
+            || end.is_some_and(|(_, window)| window.last > last)
+        {
+            return Err(Errno::EINVAL);
+        }
+        let inside = self.by_address.range(first..=last);
+        Ok(inside.map(|(first, _)| *first).collect())
+    }
+
+    fn remove(&mut self, first: u64) {
+        if let Some(window) = self.by_address.remove(&first)
+            && window.reached
+        {
+            self.bytes -= window.last - first + 1;
+        }
+    }
+}
+
+/// A VF of hardware.
+///
+/// - Memory that comes without a file is a window that the hardware does not reach. A client has such
+///   windows (a machine's firmware is one), and no device ever looks for anything there; one that does
+///   finds the I/O MMU closed. Nobody could answer for the client: hardware knows no messages.
+/// - What a client may have mapped is bounded, as its pages stay in memory for as long, and count
+///   against the one limit that all VFs of this process share.
+/// - A fatal error of the device takes the VF away, whatever the client has set for that index: the
+///   eventfd that the kernel signals stays ours.
+pub struct Passthrough {
+    inner: Arc<dyn Function>,
+    most_windows: usize,
+    most_bytes: u64,
+    windows: Mutex<Windows>,
+    /// A refusal was told of.
+    told: AtomicBool,
+}
+
+impl Passthrough {
+    /// In front of a function, within a VF's limits.
+    pub fn new(inner: Arc<dyn Function>, limits: &Limits) -> Self {
+        Self {
+            inner,
+            most_windows: limits.dma_windows as usize,
+            most_bytes: u64::from(limits.dma_mib) << 20,
+            windows: Mutex::default(),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    fn windows(&self) -> MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client must not fill the log with what it asks for.
+    fn tell(&self, error: &FunctionError) {
+        if self.told.swap(true, Ordering::Relaxed) {
+            log::debug!("{error}");
+        } else {
+            log::warn!("a client's DMA window: {error}; what else is refused is not told");
+        }
+    }
+
+    fn open(
+        &self,
+        iova: u64,
+        size: u64,
+        access: DmaAccess,
+        file: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<(), FunctionError> {
+        let refused = |errno| refused("DMA_MAP", errno);
+        let last = last_address(iova, size).ok_or_else(|| refused(Errno::EINVAL))?;
+        let mut windows = self.windows();
+        // Where there is memory behind it, the I/O MMU refuses it too.
+        if touches_msi_window(iova, last) {
+            return Err(refused(Errno::EINVAL));
+        }
+        if windows.overlap(iova, last) {
+            return Err(refused(Errno::EEXIST));
+        }
+        if windows.by_address.len() >= self.most_windows {
+            return Err(over("dma_windows", self.most_windows as u64, Errno::ENOSPC));
+        }
+        if file.is_some() {
+            if size > self.most_bytes - windows.bytes.min(self.most_bytes) {
+                return Err(over("dma_mib", self.most_bytes >> 20, Errno::ENOMEM));
+            }
+            self.inner.dma_map(iova, size, access, file)?;
+        } else {
+            log::debug!(
+                "{size:#x} bytes at {iova:#x} have no file: the hardware does not reach them"
+            );
+        }
+        windows.insert(iova, last, file.is_some());
+        Ok(())
+    }
+}
+
+fn refused(operation: &'static str, errno: Errno) -> FunctionError {
+    FunctionError::Refused { operation, errno }
+}
+
+fn over(key: &str, most: u64, errno: Errno) -> FunctionError {
+    FunctionError::Limit {
+        operation: "DMA_MAP",
+        errno,
+        mend: format!("a VF may have {most}; raise {key:?} in the file of --limits"),
+    }
+}
+
+impl Interposer for Passthrough {
+    fn inner(&self) -> &dyn Function {
+        self.inner.as_ref()
+    }
+
+    fn dma_map(
+        &self,
+        iova: u64,
+        size: u64,
+        access: DmaAccess,
+        file: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<(), FunctionError> {
+        self.open(iova, size, access, file)
+            .inspect_err(|error| self.tell(error))
+    }
+
+    fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError> {
+        let refused = |errno| refused("DMA_UNMAP", errno);
+        let last = last_address(iova, size).ok_or_else(|| refused(Errno::EINVAL))?;
+        let mut windows = self.windows();
+        let inside = windows.inside(iova, last).map_err(refused)?;
+        self.inner.dma_unmap(iova, size)?;
+        for first in inside {
+            windows.remove(first);
+        }
+        Ok(())
+    }
+
+    fn dma_unmap_all(&self) -> Result<(), FunctionError> {
+        let mut windows = self.windows();
+        self.inner.dma_unmap_all()?;
+        *windows = Windows::default();
+        Ok(())
+    }
+
+    fn set_eventfds(
+        &self,
+        index: u32,
+        start: u32,
+        fds: &[Option<BorrowedFd<'_>>],
+    ) -> Result<(), FunctionError> {
+        if index == irq::ERR {
+            return Ok(());
+        }
+        self.inner.set_eventfds(index, start, fds)
+    }
+
+    fn disable_irqs(&self, index: u32) -> Result<(), FunctionError> {
+        if index == irq::ERR {
+            return Ok(());
+        }
+        self.inner.disable_irqs(index)
+    }
+
+    fn trigger_irqs(&self, index: u32, start: u32, vectors: &[bool]) -> Result<(), FunctionError> {
+        if index == irq::ERR {
+            return Ok(());
+        }
+        self.inner.trigger_irqs(index, start, vectors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Windows are as a list of them would be, and the bytes are those of the reached ones.
+        #[test]
+        fn windows_are_like_a_list(
+            steps in prop::collection::vec((any::<bool>(), 0u64..40, 1u64..12, any::<bool>()), 0..80),
+        ) {
+            let mut windows = Windows::default();
+            let mut list: Vec<(u64, u64, bool)> = Vec::new();
+            for (open, first, size, reached) in steps {
+                let last = first + size - 1;
+                let overlap = list.iter().any(|(a, b, _)| *a <= last && first <= *b);
+                if open {
+                    prop_assert_eq!(windows.overlap(first, last), overlap);
+                    if !overlap {
+                        windows.insert(first, last, reached);
+                        list.push((first, last, reached));
+                    }
+                } else {
+                    let cut = list.iter().any(|(a, b, _)| {
+                        *a <= last && first <= *b && !(first <= *a && *b <= last)
+                    });
+                    let inside = windows.inside(first, last);
+                    prop_assert_eq!(inside.is_err(), cut);
+                    let gone = inside.unwrap_or_default();
+                    for at in &gone {
+                        windows.remove(*at);
+                    }
+                    let before = list.len();
+                    if !cut {
+                        list.retain(|(a, b, _)| !(first <= *a && *b <= last));
+                    }
+                    prop_assert_eq!(before - list.len(), gone.len());
+                }
+                let bytes: u64 = list.iter().filter(|w| w.2).map(|(a, b, _)| b - a + 1).sum();
+                prop_assert_eq!(windows.bytes, bytes);
+            }
+        }
+    }
+}
