@@ -23,9 +23,6 @@ pub struct Limits {
     pub mailbox_deadline_ms: u32,
     /// Slots on the virtual bus; VFs beyond are not offered. Default 64.
     pub slots: u16,
-    /// DMA windows that the client of a VF of hardware may have open. Default 8192: the process has
-    /// room for some 65000 mappings, those of all VFs together.
-    pub dma_windows: u32,
     /// Memory that the client of a VF of hardware may have in windows, MiB: it stays in place for as
     /// long, and counts against what this process may lock. Default 16384.
     pub dma_mib: u32,
@@ -39,7 +36,6 @@ impl Default for Limits {
             outstanding: 8,
             mailbox_deadline_ms: 500,
             slots: 64,
-            dma_windows: 8192,
             dma_mib: 16384,
         }
     }
@@ -112,7 +108,6 @@ impl Limits {
                 "1 to 900",
             ),
             ("slots", limits.slots.into(), 1..=256, "1 to 256"),
-            ("dma_windows", limits.dma_windows, 1..=65_535, "1 to 65535"),
             ("dma_mib", limits.dma_mib, 1..=1 << 24, "1 to 16777216"),
         ];
         for (key, value, allowed, range) in checks {

@@ -54,8 +54,8 @@ goes when the VF is ejected, revoked, or disabled by the PF driver.
 
 Limits file (JSON; every key may be left out):
   {\"requests_per_second\": 1000, \"burst\": 256, \"outstanding\": 8,
-   \"mailbox_deadline_ms\": 500, \"slots\": 64, \"dma_windows\": 8192, \"dma_mib\": 16384}
-The last two are for VFs of hardware: what a client may have mapped at a time.
+   \"mailbox_deadline_ms\": 500, \"slots\": 64, \"dma_mib\": 16384}
+The last is for VFs of hardware: memory that a client may have mapped at a time, in MiB.
 
 Logs go to stderr; RUST_LOG=debug shows more.")]
     Run(RunArgs),

@@ -13,6 +13,9 @@ use nix::errno::Errno;
 
 use crate::limits::Limits;
 
+/// What a client is told that it may have when it connects.
+const MOST_WINDOWS: usize = u16::MAX as usize;
+
 /// A DMA window of the client's.
 #[derive(Debug, Clone, Copy)]
 struct Window {
@@ -75,7 +78,6 @@ impl Windows {
 ///   eventfd that the kernel signals stays ours.
 pub struct Passthrough {
     inner: Arc<dyn Function>,
-    most_windows: usize,
     most_bytes: u64,
     windows: Mutex<Windows>,
     /// A refusal was told of.
@@ -87,7 +89,6 @@ impl Passthrough {
     pub fn new(inner: Arc<dyn Function>, limits: &Limits) -> Self {
         Self {
             inner,
-            most_windows: limits.dma_windows as usize,
             most_bytes: u64::from(limits.dma_mib) << 20,
             windows: Mutex::default(),
             told: AtomicBool::new(false),
@@ -104,6 +105,15 @@ impl Passthrough {
             log::debug!("{error}");
         } else {
             log::warn!("a client's DMA window: {error}; what else is refused is not told");
+        }
+    }
+
+    fn too_much(&self) -> FunctionError {
+        let most = self.most_bytes >> 20;
+        FunctionError::Limit {
+            operation: "DMA_MAP",
+            errno: Errno::ENOMEM,
+            mend: format!("a VF may have {most} MiB; raise \"dma_mib\" in the file of --limits"),
         }
     }
 
@@ -124,12 +134,12 @@ impl Passthrough {
         if windows.overlap(iova, last) {
             return Err(refused(Errno::EEXIST));
         }
-        if windows.by_address.len() >= self.most_windows {
-            return Err(over("dma_windows", self.most_windows as u64, Errno::ENOSPC));
+        if windows.by_address.len() >= MOST_WINDOWS {
+            return Err(refused(Errno::ENOSPC));
         }
         if file.is_some() {
             if size > self.most_bytes - windows.bytes.min(self.most_bytes) {
-                return Err(over("dma_mib", self.most_bytes >> 20, Errno::ENOMEM));
+                return Err(self.too_much());
             }
             self.inner.dma_map(iova, size, access, file)?;
         } else {
@@ -144,14 +154,6 @@ impl Passthrough {
 
 fn refused(operation: &'static str, errno: Errno) -> FunctionError {
     FunctionError::Refused { operation, errno }
-}
-
-fn over(key: &str, most: u64, errno: Errno) -> FunctionError {
-    FunctionError::Limit {
-        operation: "DMA_MAP",
-        errno,
-        mend: format!("a VF may have {most}; raise {key:?} in the file of --limits"),
-    }
 }
 
 impl Interposer for Passthrough {

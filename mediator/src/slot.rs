@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use iommu::function::{Function, FunctionError};
+use igb::{Register, vf};
+use iommu::function::{Function, FunctionError, region};
 use iommu::interrupt::EventFd;
 use mediator_protocol::{ResetCause, Status, ToPf};
 use nix::errno::Errno;
@@ -420,6 +421,8 @@ impl Slot {
         function.set_dma_handler(Arc::new(Handler(Arc::clone(&self.forwarder))));
         function.reset()?;
         self.config.attach(function.as_ref())?;
+        // A PF's reset of before is no news to whoever gets the VF now: a read takes it out of the card.
+        function.read(region::BAR0, vf::V2PMAILBOX::OFFSET.into(), &mut [0; 4])?;
         let backchannel = Backchannel::try_out(function.as_ref())?;
         self.life().backchannel = Some(backchannel);
         let lost = function

@@ -91,7 +91,6 @@ fn memory_without_a_file_is_a_window_that_the_hardware_does_not_have() {
 #[test]
 fn what_a_client_has_mapped_is_bounded_and_what_it_closes_makes_room() {
     let limits = Limits {
-        dma_windows: 3,
         dma_mib: 1,
         ..Limits::default()
     };
@@ -104,14 +103,10 @@ fn what_a_client_has_mapped_is_bounded_and_what_it_closes_makes_room() {
     assert_eq!(refusal(open(1 << 30, 2 * PAGE)), Errno::ENOMEM);
     open(1 << 30, PAGE).unwrap();
     assert_eq!(refusal(open(2 << 30, PAGE)), Errno::ENOMEM);
-    // One that holds no memory counts as a window.
+    // What holds no memory takes none of it.
     function
-        .dma_map(3 << 30, 1 << 40, DmaAccess::READ, None)
+        .dma_map(4 << 30, 1 << 30, DmaAccess::READ, None)
         .unwrap();
-    assert_eq!(
-        refusal(function.dma_map(4 << 40, PAGE, DmaAccess::READ, None)),
-        Errno::ENOSPC
-    );
     assert_eq!(
         maps(&card).len(),
         2,
@@ -121,6 +116,21 @@ fn what_a_client_has_mapped_is_bounded_and_what_it_closes_makes_room() {
     open(2 << 30, PAGE).unwrap();
     function.dma_unmap_all().unwrap();
     open(0, 1 << 20).unwrap();
+}
+
+#[test]
+fn windows_that_hold_nothing_end_too() {
+    let (_mediator, _card, _pf, guest) = on_hardware(Limits::default());
+    let open = |n: u64| {
+        let at = (1 << 40) + 2 * n * PAGE;
+        guest.function.dma_map(at, PAGE, DmaAccess::READ, None)
+    };
+    for n in 0..65_535 {
+        open(n).unwrap();
+    }
+    assert_eq!(refusal(open(65_535)), Errno::ENOSPC);
+    guest.function.dma_unmap(1 << 40, PAGE).unwrap();
+    open(65_535).unwrap();
 }
 
 #[test]
@@ -162,14 +172,18 @@ fn a_vf_that_the_card_never_has_is_refused_at_once() {
 #[test]
 fn windows_end_with_their_tenant() {
     let limits = Limits {
-        dma_windows: 1,
+        dma_mib: 1,
         ..Limits::default()
     };
     let (mediator, _card, mut pf, guest) = on_hardware(limits);
-    let open = |guest: &Guest| guest.function.dma_map(0, PAGE, DmaAccess::READ, None);
+    let memory = SharedMemory::create_sealed("window", 1 << 20).unwrap();
+    let open = |guest: &Guest| {
+        let file = Some((memory.fd(), 0));
+        guest.function.dma_map(0, 1 << 20, DmaAccess::READ, file)
+    };
     open(&guest).unwrap();
     drop(guest);
     pf.until(|message| matches!(message, ToPf::Detached { .. }));
     pf.until(|message| matches!(message, ToPf::Reset { .. }));
-    open(&Guest::attach(&mediator, 0)).expect("the next tenant has a window of its own");
+    open(&Guest::attach(&mediator, 0)).expect("the next tenant has as much");
 }

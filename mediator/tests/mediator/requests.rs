@@ -183,6 +183,17 @@ fn reset_indications_come_from_the_card() {
 }
 
 #[test]
+fn a_reset_of_the_pf_before_a_tenant_came_is_no_news_to_it() {
+    let (mediator, card) = mediator(1, |_| {});
+    card.vf(0)
+        .set_register(vf::V2PMAILBOX::OFFSET, V2PMAILBOX::RSTD.mask());
+    let mut pf = FakePf::connect(&mediator);
+    pf.offer(0);
+    let guest = Guest::attach(&mediator, 0);
+    assert_eq!(guest.v2p(), 0);
+}
+
+#[test]
 fn config_blocks_both_ways() {
     let (mediator, card) = mediator(1, |_| {});
     let mut pf = FakePf::connect(&mediator);

@@ -25,7 +25,6 @@ const LIMITS: Limits = Limits {
     mailbox_deadline_ms: 500,
     slots: 8,
     // Of no use here: what is mapped is not the channel's.
-    dma_windows: 1,
     dma_mib: 1,
 };
 /// Operations per input.

@@ -100,7 +100,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Our programs that run in guests, too.
-const GUEST_PROGRAMS: [&str; 2] = ["pf-driver", "vf-driver"];
+const GUEST_PROGRAMS: [&str; 3] = ["pf-driver", "vf-driver", "mediator"];
 
 /// A named run.
 #[derive(Debug)]

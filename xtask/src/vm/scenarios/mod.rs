@@ -128,6 +128,24 @@ pub const SCENARIOS: &[Scenario] = &[
         run: pf_vfio::run_hard,
     },
     Scenario {
+        name: "mediated-vfio",
+        about: "our mediator over the guest's VFIO: VFs of QEMU's igb as vfio-user devices, fenced",
+        smoke: true,
+        run: pf_vfio::mediated::run,
+    },
+    Scenario {
+        name: "mediated-vfio-hard",
+        about: "the same with a client killed twenty times",
+        smoke: false,
+        run: pf_vfio::mediated::run_hard,
+    },
+    Scenario {
+        name: "mediated-vm",
+        about: "stock igbvf in a VM inside the VM, on such a VF",
+        smoke: false,
+        run: pf_vfio::nested::run,
+    },
+    Scenario {
         name: "dpdk",
         about: "dpdk-testpmd on our PF and on two VFs, with the card's own statistics beside",
         smoke: false,

@@ -41,7 +41,12 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn start(stage: &Stage<'_>, name: &'static str) -> Result<Self> {
+    /// Starts it, with what `more` adds.
+    pub(super) fn start(
+        stage: &Stage<'_>,
+        name: &'static str,
+        more: impl FnOnce(VmConfig) -> Result<VmConfig>,
+    ) -> Result<Self> {
         let (pf_driver, vf_driver) = (build_static("pf-driver")?, build_static("vf-driver")?);
         let windows = build_static_example("iommu", "windows")?;
         // A hub is the cable: what the card sends, the other interface receives.
@@ -58,7 +63,7 @@ impl Guest {
             .file(WINDOWS, &windows)
             .qemu_args(&["-netdev", "hubport,id=n0,hubid=0", "-device", &card])
             .qemu_args(&["-netdev", "hubport,id=n1,hubid=0", "-device", &outside]);
-        let vm = stage.start(config)?;
+        let vm = stage.start(more(config)?)?;
         let functions = vm.agent().pci()?;
         let function = functions
             .iter()

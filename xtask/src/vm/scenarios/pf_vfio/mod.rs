@@ -4,6 +4,8 @@
 mod guest;
 mod hard;
 mod life;
+pub(super) mod mediated;
+pub(super) mod nested;
 
 use std::time::Duration;
 
@@ -13,11 +15,12 @@ use self::guest::{
     Guest, LONG, OUTSIDE, PF_ADDRESS, PF_DRIVER, PF_MAC, TOKEN, VF_ADDRESS, VF_DRIVER, control,
 };
 use crate::report::Report;
+use crate::vm::VmConfig;
 use crate::vm::scenario::Stage;
 
 /// The short form, which every run of the tests has.
 pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
-    in_a_guest(stage, "pf-vfio", report, |guest, report| {
+    in_a_guest(stage, "pf-vfio", Ok, report, |guest, report| {
         guest.bind(report)?;
         guest.limits(report)?;
         guest.drive(report)?;
@@ -30,7 +33,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
 
 /// What takes longer.
 pub(super) fn run_hard(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
-    in_a_guest(stage, "pf-vfio-hard", report, |guest, report| {
+    in_a_guest(stage, "pf-vfio-hard", Ok, report, |guest, report| {
         guest.bind(report)?;
         guest.user()?;
         guest.windows(report)?;
@@ -43,10 +46,11 @@ pub(super) fn run_hard(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
 fn in_a_guest(
     stage: &Stage<'_>,
     name: &'static str,
+    more: impl FnOnce(VmConfig) -> Result<VmConfig>,
     report: &mut Report,
     act: impl FnOnce(&Guest, &mut Report) -> Result<()>,
 ) -> Result<()> {
-    let guest = Guest::start(stage, name)?;
+    let guest = Guest::start(stage, name, more)?;
     act(&guest, report)?;
     guest.no_complaint(report)?;
     guest.vm.shutdown()
