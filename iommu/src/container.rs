@@ -209,7 +209,9 @@ impl Container {
             // One that refused has no mapping; of any other failure that is not known.
             let refused = matches!(
                 source,
-                FunctionError::Refused { .. } | FunctionError::Limit { .. }
+                FunctionError::Refused { .. }
+                    | FunctionError::Memory { .. }
+                    | FunctionError::Limit { .. }
             );
             let tried = if refused { done } else { done + 1 };
             if mapping.unmap_for(&state.functions[..tried]) {

@@ -42,6 +42,16 @@ pub enum FunctionError {
         /// What was asked.
         operation: &'static str,
     },
+    /// The memory behind a window is none that a device may reach; nothing was done.
+    #[error("{operation} refused ({errno}): {mend}")]
+    Memory {
+        /// What was asked.
+        operation: &'static str,
+        /// As a system call would have put it.
+        errno: Errno,
+        /// What memory would do.
+        mend: &'static str,
+    },
     /// A limit of this system keeps it from being done; nothing was.
     #[error("{operation} refused ({errno}): {mend}")]
     Limit {

@@ -107,6 +107,8 @@ pub struct Inspection {
     pub inode: u64,
     /// Bytes in the file at this moment.
     pub size: u64,
+    /// Bytes of its pages, which a mapping takes whole: more than [`PAGE_SIZE`] where they are huge.
+    pub page_size: u64,
     /// The file can never become smaller.
     pub shrink_sealed: bool,
     /// The file can never become larger.
@@ -141,6 +143,10 @@ impl Inspection {
             device: stat.st_dev,
             inode: stat.st_ino,
             size: u64::try_from(stat.st_size).unwrap_or(0),
+            page_size: match kind {
+                FileKind::Hugetlbfs => u64::try_from(stat.st_blksize).unwrap_or(0),
+                _ => PAGE_SIZE as u64,
+            },
             shrink_sealed: seals.contains(SealFlag::F_SEAL_SHRINK),
             grow_sealed: seals.contains(SealFlag::F_SEAL_GROW),
             write_sealed: seals.contains(SealFlag::F_SEAL_WRITE)
@@ -276,12 +282,6 @@ impl SharedMemory {
     /// The file, to be sent to a peer.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file_offset().file().as_fd()
-    }
-
-    /// Where in this process's address space the mapping begins; for the kernel, which opens the
-    /// memory to a device.
-    pub(crate) fn address(&self) -> u64 {
-        self.region.as_ptr() as u64
     }
 
     /// Where in the file the mapping begins.

@@ -1,10 +1,10 @@
 //! A function on kernel VFIO: a real device, or one of a virtual machine behind an I/O MMU.
 //!
 //! One container per function, or one I/O address space of iommufd ([`KernelVfio::open`],
-//! [`KernelVfio::open_iommufd`]); or several functions in one ([`KernelVfio::open_beside`]). The memory of a window is mapped in this process for as long as the
-//! window lasts, since the kernel wants its address. Registers are reached by loads and stores where
-//! the kernel lets them be mapped, else by pread and pwrite. Nobody reads the device's memory on its
-//! behalf here, so a window always needs a file.
+//! [`KernelVfio::open_iommufd`]); or several functions in one ([`KernelVfio::open_beside`]). The
+//! memory of a window is mapped in this process while the kernel looks for its pages, and no longer.
+//! Registers are reached by loads and stores where the kernel lets them be mapped, else by pread and
+//! pwrite. Nobody reads the device's memory on its behalf here, so a window always needs a file.
 
 mod address;
 mod bind;
@@ -12,6 +12,7 @@ mod cdev;
 mod changes;
 mod error;
 mod info;
+mod lent;
 mod limits;
 #[cfg(test)]
 mod made_up;
@@ -43,6 +44,7 @@ pub use self::address::{KernelPlace, NotAnAddress, PciAddress, VfToken};
 pub use self::bind::{BindError, Binder, Bound, Unbound};
 pub use self::error::{Holdout, KernelError};
 use self::info::IommuInfo;
+use self::lent::Lent;
 use self::space::Space;
 use self::sys::{Registers, Vectors};
 use self::sysfs::Sysfs;
@@ -51,7 +53,6 @@ use self::windows::Windows;
 use crate::function::{Function, FunctionError};
 use crate::interrupt::InterruptSet;
 use crate::iova::last_address;
-use crate::memory::{MapAccess, MemoryError, SharedMemory};
 use crate::pci;
 
 /// One region of the device.
@@ -398,32 +399,15 @@ impl Function for KernelVfio {
         }
         // A device of the kernel's reaches memory only, never somebody who answers for it.
         let (file, offset) = file.ok_or_else(|| refused(Errno::EOPNOTSUPP))?;
-        let length = usize::try_from(size).map_err(|_| refused(Errno::EINVAL))?;
-        let mode = if access.contains(DmaAccess::WRITE) {
-            MapAccess::ReadWrite
-        } else {
-            MapAccess::ReadOnly
-        };
-        let own = file.try_clone_to_owned().map_err(|error| {
-            let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
-            self.unmappable(errno, size, &self.windows())
-        })?;
-        let memory = SharedMemory::map(own, offset, length, mode).map_err(|error| {
-            log::debug!("no memory for a DMA window: {error}");
-            match error {
-                // What can be mapped, and is not, has no room.
-                MemoryError::Map { .. } => self.unmappable(Errno::EOVERFLOW, size, &self.windows()),
-                _ => refused(Errno::EINVAL),
-            }
-        })?;
+        let memory = Lent::of(file, offset, size, access)?;
         let mut windows = self.windows();
         if windows.overlap(iova, last) {
             return Err(refused(Errno::EEXIST));
         }
         self.space
-            .map(iova, &memory, access)
+            .map(iova, &memory)
             .map_err(|errno| self.unmappable(errno, size, &windows))?;
-        windows.insert(iova, memory);
+        windows.insert(iova, memory.size());
         Ok(())
     }
 

@@ -31,6 +31,7 @@ fn new_memory_is_zero_and_its_size_is_final() {
         (inspection.kind, inspection.size),
         (FileKind::Tmpfs, 0x2345)
     );
+    assert_eq!(inspection.page_size, PAGE_SIZE as u64);
     assert!(inspection.shrink_sealed && inspection.grow_sealed && !inspection.write_sealed);
     for size in [0, 0x1000, 0x3000] {
         ftruncate(memory.fd(), size).expect_err("sealed");

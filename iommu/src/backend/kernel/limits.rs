@@ -32,15 +32,11 @@ pub(super) fn refusal(errno: Errno, situation: Situation) -> FunctionError {
     let mend = match errno {
         Errno::ENOMEM => memlock(situation),
         Errno::ENOSPC => entries(situation),
-        Errno::EMFILE => format!(
-            "each of the {} windows holds a file, and this process may open no more; start it with \
-             a higher limit: ulimit -n NUMBER",
-            situation.windows
-        ),
         Errno::EOVERFLOW => format!(
-            "each of the {} windows is mapped in this process, which may have no more mappings; as \
-             root: sysctl vm.max_map_count=NUMBER",
-            situation.windows
+            "the {} bytes are mapped for a moment while the window is opened, and this process has \
+             no room for that; as root, if it has too many mappings: sysctl vm.max_map_count=NUMBER; \
+             if it has too little address space: ulimit -v unlimited",
+            situation.size
         ),
         errno => return FunctionError::Refused { operation, errno },
     };
@@ -140,13 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_runs_out_first_is_told_of_what() {
-        for (errno, mend) in [
-            (Errno::EMFILE, "ulimit -n NUMBER"),
-            (Errno::EOVERFLOW, "sysctl vm.max_map_count=NUMBER"),
-        ] {
-            let text = refusal(errno, SITUATION).to_string();
-            assert!(text.contains(mend) && text.contains("65535"), "{text}");
+    fn a_process_without_room_for_a_mapping_is_told() {
+        let text = refusal(Errno::EOVERFLOW, SITUATION).to_string();
+        for part in ["4096 bytes", "sysctl vm.max_map_count=NUMBER", "ulimit -v"] {
+            assert!(text.contains(part), "{text}");
         }
     }
 

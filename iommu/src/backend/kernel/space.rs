@@ -9,8 +9,8 @@ use vfio_ioctls::{VfioContainer, VfioError, VfioIommufd};
 use vfio_user::device::DmaAccess;
 
 use super::info::IommuInfo;
+use super::lent::Lent;
 use super::sys;
-use crate::memory::{Inspection, SharedMemory};
 
 /// How the kernel has it.
 pub(super) enum Kind {
@@ -83,26 +83,21 @@ impl Space {
     }
 
     /// Open a window for one more function.
-    pub(super) fn map(
-        &self,
-        iova: u64,
-        memory: &SharedMemory,
-        access: DmaAccess,
-    ) -> Result<(), Errno> {
-        let file = Inspection::of(memory.fd()).map_err(|_| Errno::EBADF)?;
+    pub(super) fn map(&self, iova: u64, memory: &Lent<'_>) -> Result<(), Errno> {
+        let access = memory.access();
         let opened = Opened {
-            size: memory.len(),
+            size: memory.size(),
             access,
-            file: (file.device, file.inode, memory.fd_offset()),
+            file: memory.place(),
         };
         let mut users = self.users();
         if !users.enter(iova, opened)? {
             return Ok(());
         }
-        let mapped = match &self.kind {
-            Kind::Container(container) => sys::map(sys::borrow(container), iova, memory, access),
-            Kind::Iommufd(space) => sys::ioas_map(space, iova, memory, access),
-        };
+        let mapped = memory.mapped().and_then(|memory| match &self.kind {
+            Kind::Container(container) => sys::map(sys::borrow(container), iova, &memory, access),
+            Kind::Iommufd(space) => sys::ioas_map(space, iova, &memory, access),
+        });
         if mapped.is_err() {
             users.leave(iova);
         }

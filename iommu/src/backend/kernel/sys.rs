@@ -24,7 +24,7 @@ use vm_memory::{MmapRegion, VolatileMemory};
 use zerocopy::IntoBytes;
 
 use super::address::VfToken;
-use crate::memory::SharedMemory;
+use crate::memory::MapAccess;
 
 /// Number of the first of them; none encodes a size.
 const fn number(n: u32) -> libc::Ioctl {
@@ -244,7 +244,7 @@ pub(super) fn reset(device: BorrowedFd<'_>) -> Result<(), Errno> {
 pub(super) fn map(
     container: BorrowedFd<'_>,
     iova: u64,
-    memory: &SharedMemory,
+    memory: &Mapped,
     access: DmaAccess,
 ) -> Result<(), Errno> {
     let mut flags = 0;
@@ -259,11 +259,12 @@ pub(super) fn map(
         flags,
         vaddr: memory.address(),
         iova,
-        size: memory.len() as u64,
+        size: memory.size() as u64,
     };
-    // SAFETY: `request` is whole and only read. It opens memory that this process uses by copies and
-    // atomics alone (SharedMemory has no other access), so that a device may write it at any time.
-    // The kernel holds the pages for as long as the mapping lasts, even if `memory` goes before.
+    // SAFETY: `request` is whole and only read. It opens pages of a file, which nobody reaches through
+    // `memory`, and this process otherwise by copies and atomics alone (SharedMemory has no other
+    // access), so that a device may write them at any time. The kernel holds the pages, not the
+    // address, for as long as the window lasts.
     unsafe { iommu_map_dma(container.as_raw_fd(), &raw const request) }.map(drop)
 }
 
@@ -340,7 +341,7 @@ pub(super) fn ioas_ranges(space: &VfioIommufd) -> Result<(Vec<RangeInclusive<u64
 pub(super) fn ioas_map(
     space: &VfioIommufd,
     iova: u64,
-    memory: &SharedMemory,
+    memory: &Mapped,
     access: DmaAccess,
 ) -> Result<(), Errno> {
     let mut flags = iommufd::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA;
@@ -355,11 +356,11 @@ pub(super) fn ioas_map(
         flags,
         ioas_id: space.ioas().id(),
         user_va: memory.address(),
-        length: memory.len() as u64,
+        length: memory.size() as u64,
         iova,
         ..Default::default()
     };
-    // As in `map`: the memory is used by copies and atomics alone, and the kernel holds its pages.
+    // As in `map`: nobody reaches the memory by this mapping, and the kernel holds its pages.
     space
         .iommufd()
         .map_iommu_ioas(&request)
@@ -369,28 +370,94 @@ pub(super) fn ioas_map(
         })
 }
 
+/// A mapping of a file, which ends with it. What it maps is reached in one of the ways below only.
+#[derive(Debug)]
+struct Mapping(MmapRegion<()>);
+
+impl Mapping {
+    fn new(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        size: usize,
+        access: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, Errno> {
+        let length = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory there is.
+        let at = unsafe { mmap(None, length, access, flags, file, offset) }?;
+        // SAFETY: the mapping just made has `size` bytes from `at` on, and stays until the drop below.
+        let region =
+            unsafe { MmapRegion::build_raw(at.as_ptr().cast(), size, access.bits(), flags.bits()) };
+        region.map(Self).map_err(|_| Errno::EINVAL)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let (at, size) = (self.0.as_ptr(), self.0.size());
+        if let Some(at) = NonNull::new(at.cast()) {
+            // SAFETY: `new` made exactly this mapping, and nothing can reach into it any more.
+            let unmapped = unsafe { munmap(at, size) };
+            if let Err(errno) = unmapped {
+                log::error!("a mapping stays: {errno}");
+            }
+        }
+    }
+}
+
+/// Memory of a file, mapped so that the kernel can find its pages. There is no access to it.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    mapping: Mapping,
+    skip: usize,
+    size: usize,
+}
+
+impl Mapped {
+    /// Map `size` bytes of a file, which begin `skip` bytes after `offset`; the mapping has `length`.
+    /// No huge page is set aside for it: that is done when a device gets one.
+    pub(super) fn new(
+        file: BorrowedFd<'_>,
+        (offset, length): (u64, usize),
+        (skip, size): (usize, usize),
+        access: MapAccess,
+    ) -> Result<Self, Errno> {
+        if skip.checked_add(size).is_none_or(|end| end > length) {
+            return Err(Errno::EINVAL);
+        }
+        let access = match access {
+            MapAccess::ReadOnly => ProtFlags::PROT_READ,
+            MapAccess::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        let mapping = Mapping::new(file, offset, length, access, flags)?;
+        Ok(Self {
+            mapping,
+            skip,
+            size,
+        })
+    }
+
+    fn address(&self) -> u64 {
+        self.mapping.0.as_ptr() as u64 + self.skip as u64
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+}
+
 /// Registers of a device in this process's address space. Loads and stores of 1, 2, 4 and 8 bytes
 /// reach the device as such; there is no other access.
 #[derive(Debug)]
-pub(super) struct Registers {
-    region: MmapRegion<()>,
-}
+pub(super) struct Registers(Mapping);
 
 impl Registers {
     /// Map `size` bytes at `offset` of a device.
     pub(super) fn map(device: BorrowedFd<'_>, offset: u64, size: usize) -> Result<Self, Errno> {
-        let length = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
-        let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EINVAL)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory there is.
-        let at = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, device, offset) }?;
-        // SAFETY: the mapping just made has `size` bytes from `at` on, and stays until the drop below.
-        let region = unsafe {
-            let (access, flags) = (access.bits(), MapFlags::MAP_SHARED.bits());
-            MmapRegion::build_raw(at.as_ptr().cast(), size, access, flags)
-        };
-        let region = region.map_err(|_| Errno::EINVAL)?;
-        Ok(Self { region })
+        Mapping::new(device, offset, size, access, MapFlags::MAP_SHARED).map(Self)
     }
 
     /// Load `data.len()` bytes at `offset`, if that is one access that fits.
@@ -428,95 +495,9 @@ impl Registers {
     }
 
     fn cell<T: vm_memory::AtomicInteger>(&self, offset: usize) -> Option<&T> {
-        self.region.get_atomic_ref(offset).ok()
-    }
-}
-
-impl Drop for Registers {
-    fn drop(&mut self) {
-        let (at, size) = (self.region.as_ptr(), self.region.size());
-        if let Some(at) = NonNull::new(at.cast()) {
-            // SAFETY: `map` made exactly this mapping, and nothing can reach into it any more.
-            let unmapped = unsafe { munmap(at, size) };
-            if let Err(errno) = unmapped {
-                log::error!("registers stay mapped: {errno}");
-            }
-        }
+        self.0.0.get_atomic_ref(offset).ok()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use super::*;
-
-    #[test]
-    fn interrupt_requests_are_laid_out_as_the_kernel_reads_them() {
-        let trigger = kernel::VFIO_IRQ_SET_ACTION_TRIGGER;
-        assert_eq!(
-            irq_words(trigger, 2, 0, &Vectors::None),
-            [20, 0x21, 2, 0, 0]
-        );
-        let file = std::io::stderr();
-        let fds = [Some(file.as_fd()), None];
-        assert_eq!(
-            irq_words(trigger, 2, 1, &Vectors::Eventfds(&fds)),
-            [28, 0x24, 2, 1, 2, 2, u32::MAX]
-        );
-        let flags = [true, false, true, true, false, true];
-        let words = irq_words(
-            kernel::VFIO_IRQ_SET_ACTION_MASK,
-            0,
-            3,
-            &Vectors::Flags(&flags),
-        );
-        assert_eq!(words[..5], [28, 0x0A, 0, 3, 6]);
-        assert_eq!(words[5].to_ne_bytes(), [1, 0, 1, 1]);
-        assert_eq!(words[6].to_ne_bytes(), [0, 1, 0, 0]);
-    }
-
-    #[test]
-    fn a_description_is_asked_for_until_it_fits() {
-        let answer = |need: fn(u32) -> u32| {
-            move |words: &mut [u64]| {
-                let bytes = words.as_mut_bytes();
-                let room = u32::from_ne_bytes(bytes[..4].try_into().expect("four bytes"));
-                assert_eq!(bytes.len(), room.next_multiple_of(8) as usize);
-                bytes[..4].copy_from_slice(&need(room).to_ne_bytes());
-                Ok(())
-            }
-        };
-        let fits = described(24, Some(7), answer(|_| 52)).expect("an answer");
-        assert_eq!(fits.len(), 52);
-        assert_eq!(fits[8..12], 7_u32.to_ne_bytes());
-        for need in [|room| room + 8, |_| u32::MAX] {
-            assert_eq!(described(24, None, answer(need)), Err(Errno::E2BIG));
-        }
-        let refused = described(24, None, |_| Err(Errno::EINVAL));
-        assert_eq!(refused, Err(Errno::EINVAL));
-    }
-
-    #[test]
-    fn registers_are_reached_in_one_access_or_not_at_all() {
-        // Any file that can be mapped stands for a device here.
-        let memory = SharedMemory::create_sealed("registers", 0x2000).expect("memory");
-        let registers = Registers::map(memory.fd(), 0x1000, 0x1000).expect("a mapping");
-        registers.store(0x10, &[1, 2, 3, 4]).expect("four bytes");
-        registers.store(0x14, &[5, 6]).expect("two bytes");
-        registers.store(0x16, &[7]).expect("one byte");
-        let mut data = [0; 8];
-        registers.load(0x10, &mut data).expect("eight bytes");
-        assert_eq!(data, [1, 2, 3, 4, 5, 6, 7, 0]);
-        let mut direct = [0; 4];
-        memory.read(0x1010, &mut direct);
-        assert_eq!(direct, [1, 2, 3, 4]);
-        // Misaligned, odd, and beyond the end.
-        assert_eq!(registers.load(0x12, &mut data[..4]), None);
-        assert_eq!(registers.store(0x10, &[0; 3]), None);
-        assert_eq!(registers.store(0x10, &[]), None);
-        assert_eq!(registers.store(0x1000, &[0; 4]), None);
-        assert_eq!(registers.load(usize::MAX - 3, &mut data[..4]), None);
-        assert!(Registers::map(memory.fd(), 0, 0).is_err());
-    }
-}
+mod tests;

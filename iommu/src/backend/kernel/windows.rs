@@ -1,28 +1,26 @@
-//! The DMA windows of a container, with the memory that each keeps mapped in this process.
+//! The DMA windows of a function.
 
 use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 
-use crate::memory::SharedMemory;
-
-/// By first address; no two overlap.
+/// Their bytes, none of which is 0, by first address; no two overlap.
 #[derive(Debug, Default)]
-pub(super) struct Windows(BTreeMap<u64, SharedMemory>);
+pub(super) struct Windows(BTreeMap<u64, usize>);
 
-fn last(first: u64, memory: &SharedMemory) -> u64 {
-    first + (memory.len() as u64 - 1)
+fn last(first: u64, size: usize) -> u64 {
+    first + (size as u64 - 1)
 }
 
 impl Windows {
     /// Whether a window touches `first ..= last`.
     pub(super) fn overlap(&self, first: u64, end: u64) -> bool {
         let below = self.0.range(..=end).next_back();
-        below.is_some_and(|(&at, memory)| last(at, memory) >= first)
+        below.is_some_and(|(&at, &size)| last(at, size) >= first)
     }
 
-    pub(super) fn insert(&mut self, first: u64, memory: SharedMemory) {
-        self.0.insert(first, memory);
+    pub(super) fn insert(&mut self, first: u64, size: usize) {
+        self.0.insert(first, size);
     }
 
     pub(super) fn remove(&mut self, first: u64) {
@@ -35,7 +33,7 @@ impl Windows {
 
     /// Bytes in all windows.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.values().map(|memory| memory.len() as u64).sum()
+        self.0.values().map(|&size| size as u64).sum()
     }
 
     /// The windows inside `first ..= end`, each with its size.
@@ -43,26 +41,23 @@ impl Windows {
     /// # Errors
     /// `EINVAL`: a window reaches over an end of the range.
     pub(super) fn inside(&self, first: u64, end: u64) -> Result<Vec<(u64, usize)>, Errno> {
-        let cut = |(&at, memory): (&u64, &SharedMemory)| at < first && last(at, memory) >= first;
+        let cut = |(&at, &size): (&u64, &usize)| at < first && last(at, size) >= first;
         if self.0.range(..first).next_back().is_some_and(cut) {
             return Err(Errno::EINVAL);
         }
         let inside: Vec<(u64, usize)> = self
             .0
             .range(first..=end)
-            .map(|(&at, memory)| (at, memory.len()))
+            .map(|(&at, &size)| (at, size))
             .collect();
         match self.0.range(..=end).next_back() {
-            Some((&at, memory)) if last(at, memory) > end => Err(Errno::EINVAL),
+            Some((&at, &size)) if last(at, size) > end => Err(Errno::EINVAL),
             _ => Ok(inside),
         }
     }
 
     pub(super) fn all(&self) -> Vec<(u64, usize)> {
-        self.0
-            .iter()
-            .map(|(&at, memory)| (at, memory.len()))
-            .collect()
+        self.0.iter().map(|(&at, &size)| (at, size)).collect()
     }
 }
 
@@ -74,9 +69,8 @@ mod tests {
     fn a_range_names_whole_windows_only() {
         let mut windows = Windows::default();
         for (first, size) in [(0x1000, 0x1000), (0x2000, 0x2000), (0x8000, 0x1000)] {
-            let memory = SharedMemory::create_sealed("window", size).expect("memory");
-            assert!(!windows.overlap(first, first + (size as u64 - 1)));
-            windows.insert(first, memory);
+            assert!(!windows.overlap(first, last(first, size)));
+            windows.insert(first, size);
         }
         assert!(windows.overlap(0x3FFF, 0x3FFF));
         assert!(windows.overlap(0, u64::MAX));
