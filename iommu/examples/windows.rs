@@ -1,9 +1,11 @@
 //! Opens and closes DMA windows of a function: `windows cycles vfio:0000:BB:DD.F` ten thousand times,
-//! looking for what is left behind, and `windows limit vfio:0000:BB:DD.F` more of them than there can
-//! be; `windows together vfio:PF,vf_token=UUID vfio:VF,vf_token=UUID` has both in one container. Nothing
-//! is asked of the device itself but VFs.
+//! looking for what is left behind, `windows limit vfio:0000:BB:DD.F` more of them than there can be,
+//! and `windows files vfio:0000:BB:DD.F` of files of several kinds; `windows together
+//! vfio:PF,vf_token=UUID vfio:VF,vf_token=UUID` has both in one container. Nothing is asked of the
+//! device itself but VFs.
 
 use std::error::Error;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +13,10 @@ use iommu::backend::{KernelVfio, Place};
 use iommu::container::{Container, ContainerOptions};
 use iommu::function::{DmaAccess, Function, FunctionError};
 use iommu::memory::{PAGE_SIZE, SharedMemory};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 
 const CYCLES: u32 = 10_000;
 /// Windows open at a time.
@@ -18,6 +24,9 @@ const AT_ONCE: usize = 8;
 /// More than any container has room for unless it was configured otherwise.
 const TOO_MANY: u64 = 70_000;
 const FIRST: u64 = 0x1000_0000;
+/// Files that each have a window: more than `windows files` should be let have open.
+const FILES: u64 = 1000;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A value of this process in the kernel's books, in kB.
 fn used(name: &str) -> Result<u64, Box<dyn Error>> {
@@ -29,6 +38,11 @@ fn used(name: &str) -> Result<u64, Box<dyn Error>> {
 
 fn files() -> Result<usize, Box<dyn Error>> {
     Ok(std::fs::read_dir("/proc/self/fd")?.count())
+}
+
+/// Mappings of this process.
+fn mappings() -> Result<usize, Box<dyn Error>> {
+    Ok(std::fs::read_to_string("/proc/self/maps")?.lines().count())
 }
 
 /// Opens and closes windows through a container, as the drivers do.
@@ -71,6 +85,7 @@ fn limit(function: &dyn Function) -> Result<String, Box<dyn Error>> {
         let file = (memory.fd(), memory.fd_offset());
         function.dma_map(at, page, DmaAccess::READ, Some(file))
     };
+    let before = (files()?, mappings()?);
     let mut number = 0;
     let refused = loop {
         match open(number) {
@@ -83,11 +98,83 @@ fn limit(function: &dyn Function) -> Result<String, Box<dyn Error>> {
     if !matches!(refused, FunctionError::Limit { .. }) || !said.contains("dma_entry_limit") {
         return Err(format!("window {number}: {said}").into());
     }
+    let after = (files()?, mappings()?);
+    // The allocator has a few more mappings, maybe.
+    if after.0 != before.0 || after.1 > before.1 + 16 {
+        return Err(
+            format!("{number} windows: files and mappings were {before:?}, are {after:?}").into(),
+        );
+    }
     function.dma_unmap(FIRST, page)?;
     open(0).map_err(|error| format!("in the place of a closed one: {error}"))?;
     function.dma_unmap_all()?;
     open(number)?;
-    Ok(format!("after {number} windows: {said}"))
+    Ok(format!(
+        "after {number} windows: {said}; {} files and {} mappings before, {} and {} with them",
+        before.0, before.1, after.0, after.1
+    ))
+}
+
+/// A memory file that is sealed as asked.
+fn memory_file(size: usize, huge: bool, seals: SealFlag) -> Result<OwnedFd, Box<dyn Error>> {
+    let mut flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    if huge {
+        flags |= MFdFlags::MFD_HUGETLB;
+    }
+    let file = memfd_create("window", flags)?;
+    ftruncate(&file, i64::try_from(size)?)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// Windows of many files, each closed at once; of a part of a huge page; and of files that are no
+/// memory for a device.
+fn of_files(function: &dyn Function) -> Result<String, Box<dyn Error>> {
+    let page = PAGE_SIZE as u64;
+    let sealed = SealFlag::F_SEAL_SHRINK;
+    let access = DmaAccess::READ | DmaAccess::WRITE;
+    let before = (files()?, mappings()?);
+    for number in 0..FILES {
+        let file = memory_file(PAGE_SIZE, false, sealed)?;
+        let at = FIRST + number * 2 * page;
+        function.dma_map(at, page, access, Some((file.as_fd(), 0)))?;
+    }
+    let after = (files()?, mappings()?);
+    if after.0 != before.0 || after.1 > before.1 + 16 {
+        return Err(format!("files and mappings were {before:?}, are {after:?}").into());
+    }
+    function.dma_unmap_all()?;
+    let huge = memory_file(HUGE_PAGE, true, sealed)?;
+    function
+        .dma_map(FIRST, page, access, Some((huge.as_fd(), 3 * page)))
+        .map_err(|error| format!("a part of a huge page: {error}"))?;
+    function.dma_unmap_all()?;
+    let loose = memory_file(PAGE_SIZE, false, SealFlag::empty())?;
+    let program = std::fs::File::open("/proc/self/exe")?;
+    let mut refusals = Vec::new();
+    for (file, mend) in [
+        (loose.as_fd(), "F_SEAL_SHRINK"),
+        (program.as_fd(), "memfd_create"),
+    ] {
+        match function.dma_map(FIRST, page, DmaAccess::READ, Some((file, 0))) {
+            Err(
+                error @ FunctionError::Memory {
+                    errno: Errno::EINVAL,
+                    ..
+                },
+            ) if error.to_string().contains(mend) => refusals.push(error.to_string()),
+            other => return Err(format!("a file that is none for {mend}: {other:?}").into()),
+        }
+    }
+    Ok(format!(
+        "{FILES} windows of as many files: {} files open and {} mappings before, {} and {} with \
+         them; a part of a huge page too; {}",
+        before.0,
+        before.1,
+        after.0,
+        after.1,
+        refusals.join("; ")
+    ))
 }
 
 /// A PF and its first VF in one container: a window of both is one window.
@@ -135,13 +222,14 @@ fn run() -> Result<String, Box<dyn Error>> {
         return together(pf, vf);
     }
     let [what, place] = arguments.as_slice() else {
-        return Err("write: windows cycles|limit DEVICE, or windows together PF VF".into());
+        return Err("write: windows cycles|limit|files DEVICE, or windows together PF VF".into());
     };
     let function = place.parse::<Place>()?.open()?;
     match what.as_str() {
         "cycles" => cycles(function),
         "limit" => limit(function.as_ref()),
-        other => Err(format!("{other:?} is neither cycles nor limit").into()),
+        "files" => of_files(function.as_ref()),
+        other => Err(format!("{other:?} is none of cycles, limit and files").into()),
     }
 }
 
