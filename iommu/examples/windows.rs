@@ -1,6 +1,7 @@
 //! Opens and closes DMA windows of a function: `windows cycles vfio:0000:BB:DD.F` ten thousand times,
 //! looking for what is left behind, `windows limit vfio:0000:BB:DD.F` more of them than there can be,
-//! and `windows files vfio:0000:BB:DD.F` of files of several kinds; `windows together
+//! and `windows files vfio:0000:BB:DD.F` of files of several kinds; `windows dirty
+//! vfio:0000:BB:DD.F` asks which of their pages were written; `windows together
 //! vfio:PF,vf_token=UUID vfio:VF,vf_token=UUID` has both in one container. Nothing is asked of the
 //! device itself but VFs.
 
@@ -9,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use iommu::backend::kernel::{DirtyError, Granularity, KernelPlace};
 use iommu::backend::{KernelVfio, Place};
 use iommu::container::{Container, ContainerOptions};
 use iommu::function::{DmaAccess, Function, FunctionError};
@@ -177,15 +179,108 @@ fn of_files(function: &dyn Function) -> Result<String, Box<dyn Error>> {
     ))
 }
 
+fn kernel_place(name: &str) -> Result<KernelPlace, Box<dyn Error>> {
+    match name.parse()? {
+        Place::Vfio(place) => Ok(place),
+        _ => Err(format!("{name} is none of the kernel's VFIO").into()),
+    }
+}
+
+/// Whether a step was refused as it should be; what was said.
+fn refused<T>(
+    step: &str,
+    outcome: Result<T, DirtyError>,
+    right: impl FnOnce(&DirtyError) -> bool,
+) -> Result<String, Box<dyn Error>> {
+    match outcome {
+        Err(error) if right(&error) => Ok(error.to_string()),
+        Err(error) => Err(format!("{step}: {error}").into()),
+        Ok(_) => Err(format!("{step} was not refused").into()),
+    }
+}
+
+/// Which pages were written, of windows that no device has touched.
+fn dirty(place: &str) -> Result<String, Box<dyn Error>> {
+    /// Pages of the two windows.
+    const PAGES: [u64; 2] = [70, 3];
+    let page = PAGE_SIZE as u64;
+    let function = KernelVfio::open(&kernel_place(place)?)?;
+    let second = FIRST + 100 * page;
+    let open = |at: u64, pages: u64| -> Result<(), Box<dyn Error>> {
+        let memory = SharedMemory::create_sealed("window", (pages * page).try_into()?)?;
+        let access = DmaAccess::READ | DmaAccess::WRITE;
+        Ok(function.dma_map(at, pages * page, access, Some((memory.fd(), 0)))?)
+    };
+    let both = 200 * page;
+    open(FIRST, PAGES[0])?;
+    let not_started = |error: &DirtyError| matches!(error, DirtyError::NotStarted);
+    let early = refused("early", function.dirty_pages(FIRST, both), not_started)?;
+    refused("early", function.dma_unmap_dirty(FIRST, both), not_started)?;
+    refused("early", function.stop_dirty_tracking(), not_started)?;
+
+    let offered = function.start_dirty_tracking()?;
+    let twice = function.start_dirty_tracking();
+    refused("a second start", twice, |error| {
+        matches!(error, DirtyError::AlreadyStarted)
+    })?;
+    // One that is opened while pages are tracked is tracked too.
+    open(second, PAGES[1])?;
+    // Nothing was written: who sees that tells none.
+    let expected = match offered.granularity {
+        Granularity::EveryMappedPage => PAGES,
+        Granularity::WrittenPages => [0, 0],
+    };
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let pages = function.dirty_pages(FIRST, both)?;
+        let ranges: Vec<_> = pages.ranges().collect();
+        let right = match offered.granularity {
+            Granularity::EveryMappedPage => vec![
+                FIRST..=FIRST + PAGES[0] * page - 1,
+                second..=second + PAGES[1] * page - 1,
+            ],
+            Granularity::WrittenPages => Vec::new(),
+        };
+        if ranges != right {
+            return Err(format!("{ranges:x?} are told, of {right:x?}").into());
+        }
+        told.push(pages.count());
+    }
+    let never = refused(
+        "no window",
+        function.dirty_pages(FIRST + both, page),
+        |error| matches!(error, DirtyError::NoWindow { .. }),
+    )?;
+    let part = function.dirty_pages(FIRST, page);
+    let part = refused("a part of a window", part, |error| {
+        matches!(error, DirtyError::PartOfWindow { .. })
+    })?;
+    let closed = function.dma_unmap_dirty(second, PAGES[1] * page)?.count();
+    if closed != expected[1] {
+        return Err(format!("{closed} pages of a window that is closed").into());
+    }
+    refused("closed", function.dirty_pages(second, page), |error| {
+        matches!(error, DirtyError::NoWindow { .. })
+    })?;
+    // Closed for the kernel too: the place is free.
+    open(second, PAGES[1])?;
+    function.stop_dirty_tracking()?;
+    let late = refused("late", function.dirty_pages(FIRST, both), not_started)?;
+    function.start_dirty_tracking()?;
+    function.dirty_pages(FIRST, both)?;
+    Ok(format!(
+        "{:?} of {} bytes: of {PAGES:?} pages that nobody wrote {told:?} were told, twice, and \
+         {closed} of a window as it was closed; before: {early}; never opened: {never}; in part: \
+         {part}; after: {late}",
+        offered.granularity, offered.page_size
+    ))
+}
+
 /// A PF and its first VF in one container: a window of both is one window.
 fn together(pf: &str, vf: &str) -> Result<String, Box<dyn Error>> {
-    let place = |name: &str| match name.parse::<Place>() {
-        Ok(Place::Vfio(place)) => Ok(place),
-        _ => Err(format!("{name} is none of the kernel's VFIO")),
-    };
-    let pf = Arc::new(KernelVfio::open(&place(pf)?)?);
+    let pf = Arc::new(KernelVfio::open(&kernel_place(pf)?)?);
     pf.sriov_configure(1)?;
-    let vf = Arc::new(KernelVfio::open_beside(&place(vf)?, &pf)?);
+    let vf = Arc::new(KernelVfio::open_beside(&kernel_place(vf)?, &pf)?);
     let left = || {
         pf.windows_left()
             .ok_or("the kernel does not tell how many windows are left")
@@ -222,14 +317,19 @@ fn run() -> Result<String, Box<dyn Error>> {
         return together(pf, vf);
     }
     let [what, place] = arguments.as_slice() else {
-        return Err("write: windows cycles|limit|files DEVICE, or windows together PF VF".into());
+        return Err(
+            "write: windows cycles|limit|files|dirty DEVICE, or windows together PF VF".into(),
+        );
     };
+    if what == "dirty" {
+        return dirty(place);
+    }
     let function = place.parse::<Place>()?.open()?;
     match what.as_str() {
         "cycles" => cycles(function),
         "limit" => limit(function.as_ref()),
         "files" => of_files(function.as_ref()),
-        other => Err(format!("{other:?} is none of cycles, limit and files").into()),
+        other => Err(format!("{other:?} is none of cycles, limit, files and dirty").into()),
     }
 }
 

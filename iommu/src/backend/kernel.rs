@@ -10,6 +10,7 @@ mod address;
 mod bind;
 mod cdev;
 mod changes;
+mod dirty;
 mod error;
 mod info;
 mod lent;
@@ -17,6 +18,7 @@ mod limits;
 #[cfg(test)]
 mod made_up;
 mod open;
+mod page_table;
 mod space;
 mod sriov;
 #[expect(unsafe_code, reason = "ioctls and mmap of kernel VFIO")]
@@ -42,9 +44,11 @@ use vfio_user::device::{DmaAccess, Irq, IrqFlags, Region, RegionFlags, irq, regi
 
 pub use self::address::{KernelPlace, NotAnAddress, PciAddress, VfToken};
 pub use self::bind::{BindError, Binder, Bound, Unbound};
+pub use self::dirty::{DirtyError, DirtyPages, DirtyTracking, Granularity};
 pub use self::error::{Holdout, KernelError};
 use self::info::IommuInfo;
 use self::lent::Lent;
+use self::page_table::Table;
 use self::space::Space;
 use self::sys::{Registers, Vectors};
 use self::sysfs::Sysfs;
@@ -68,9 +72,15 @@ struct Bar {
 
 /// A [`Function`] over kernel VFIO. Dropping it closes every window and gives the device back.
 pub struct KernelVfio {
-    // Dropped first to last: mappings of the device, the device, its group, its address space.
+    // Dropped first to last: mappings of the device, the device, what it is in.
     bars: Vec<Bar>,
     device: File,
+    /// Its page table, where iommufd is used.
+    #[expect(
+        dead_code,
+        reason = "goes after the device and before the address space"
+    )]
+    table: Option<Table>,
     /// Its group and that one's number, where groups are used.
     group: Option<(u32, Arc<OwnedFd>)>,
     space: Arc<Space>,
@@ -79,6 +89,8 @@ pub struct KernelVfio {
     has_token: bool,
     resettable: bool,
     iommu: IommuInfo,
+    /// What was offered when this function began to ask for dirty pages. Taken before the windows.
+    tracked: Mutex<Option<DirtyTracking>>,
     windows: Mutex<Windows>,
     interrupts: Mutex<Interrupts>,
     /// Whether the device answers to its BARs. While it does not, touching a mapping of one is a
@@ -261,6 +273,7 @@ impl KernelVfio {
 impl Drop for KernelVfio {
     /// With the last function of an address space the kernel closes all of it by itself.
     fn drop(&mut self) {
+        self.abandon_tracking();
         if Arc::strong_count(&self.space) > 1
             && let Err(error) = self.dma_unmap_all()
         {

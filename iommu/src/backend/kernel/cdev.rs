@@ -14,6 +14,7 @@ use super::KernelVfio;
 use super::address::{KernelPlace, PciAddress};
 use super::error::KernelError;
 use super::info::IommuInfo;
+use super::page_table::Table;
 use super::space::{Kind, Space};
 use super::sys;
 use super::sysfs::Sysfs;
@@ -97,17 +98,17 @@ impl KernelVfio {
             return Err(KernelError::NotPci(address));
         };
         let device = open(&path).map_err(|error| closed(&path, address, error))?;
-        sys::bind_iommufd(device.as_fd(), ioas, place.vf_token.as_ref())
+        let number = sys::bind_iommufd(device.as_fd(), ioas, place.vf_token.as_ref())
             .map_err(|errno| unbindable(place, errno))?;
-        sys::attach_ioas(device.as_fd(), ioas).map_err(KernelError::system(
-            "attaching the device to its address space",
-        ))?;
+        let table = Table::attach(&space, ioas, device.as_fd(), number).map_err(
+            KernelError::system("attaching the device to its address space"),
+        )?;
         // After attaching: the device narrows what can be mapped.
         let (ranges, alignment) = sys::ioas_ranges(ioas).map_err(KernelError::system(
             "asking for the addresses that can be mapped",
         ))?;
         let iommu = IommuInfo::of_ioas(ranges, alignment);
-        Self::assemble(place, sysfs, device, None, space, iommu)
+        Self::assemble(place, sysfs, Some(table), device, None, space, iommu)
     }
 }
 

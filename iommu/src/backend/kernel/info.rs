@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use vfio_bindings::bindings::vfio as kernel;
 use zerocopy::FromBytes;
 
+use super::dirty::{DirtyTracking, Granularity};
+
 /// An I/O MMU as a container has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct IommuInfo {
@@ -14,6 +16,9 @@ pub(super) struct IommuInfo {
     pub(super) ranges: Vec<RangeInclusive<u64>>,
     /// Mappings that can still be made, if the kernel tells.
     pub(super) available: Option<u32>,
+    /// Dirty tracking, if the kernel offers it: one bit for each page size, in bytes, and the bytes
+    /// that a bitmap may have.
+    pub(super) dirty: Option<(u64, u64)>,
 }
 
 fn word<T: FromBytes>(bytes: &[u8], at: usize) -> Option<T> {
@@ -53,6 +58,9 @@ impl IommuInfo {
                 kernel::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL => {
                     info.available = Some(word(bytes, at + 8)?)
                 }
+                kernel::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION => {
+                    info.dirty = Some((word(bytes, at + 16)?, word(bytes, at + 24)?));
+                }
                 _ => {}
             }
             floor = at + 8;
@@ -72,7 +80,21 @@ impl IommuInfo {
             page_sizes: alignment,
             ranges,
             available: None,
+            dirty: None,
         }
+    }
+
+    /// What a container offers of dirty tracking. Of several page sizes the kernel takes the smallest.
+    pub(super) fn dirty_tracking(&self) -> Option<DirtyTracking> {
+        let (sizes, most) = self.dirty?;
+        let page_size = 1_u64.checked_shl(sizes.trailing_zeros())?;
+        Some(DirtyTracking {
+            page_size,
+            granularity: Granularity::EveryMappedPage,
+            // Whole words, at least one.
+            most: (most & !7).max(8),
+            over_holes: true,
+        })
     }
 
     /// Whether pages of `size` bytes can be mapped.
@@ -149,6 +171,38 @@ mod tests {
         assert_eq!(info.ranges, [0..=0xFEDF_FFFF, 0xFEF0_0000..=0xFFFF_FFFF]);
         assert!(info.maps_pages_of(4096));
         assert!(!IommuInfo::of_ioas(Vec::new(), 1 << 16).maps_pages_of(4096));
+    }
+
+    fn migration(page_sizes: u64, most: u64) -> Vec<u8> {
+        let mut body = vec![0; 8];
+        body.extend(page_sizes.to_ne_bytes());
+        body.extend(most.to_ne_bytes());
+        body
+    }
+
+    #[test]
+    fn dirty_tracking_is_read_where_it_is_offered() {
+        let offered = |capabilities: &[(u16, Vec<u8>)]| {
+            let info = IommuInfo::decode(&answer(capabilities)).expect("an answer");
+            info.dirty_tracking()
+        };
+        let told = offered(&[
+            (1, ranges(&[(0, 1)])),
+            (2, migration(0x4020_1000, 256 << 20)),
+        ]);
+        let told = told.expect("an offer");
+        assert_eq!((told.page_size, told.most), (4096, 256 << 20));
+        assert_eq!(told.granularity, Granularity::EveryMappedPage);
+        assert_eq!(offered(&[(1, ranges(&[(0, 1)]))]), None);
+        // An offer without a page size is none; one without room is one of the smallest.
+        assert_eq!(offered(&[(2, migration(0, 256))]), None);
+        assert_eq!(
+            offered(&[(2, migration(4096, 7))]).map(|told| told.most),
+            Some(8)
+        );
+        // Cut off.
+        let whole = answer(&[(2, migration(4096, 256))]);
+        assert_eq!(IommuInfo::decode(&whole[..whole.len() - 1]), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use vfio_user::wire::decode_region;
 use super::address::KernelPlace;
 use super::error::KernelError;
 use super::info::IommuInfo;
+use super::page_table::Table;
 use super::space::{Kind, Space};
 use super::sys::{self, Registers, Vectors};
 use super::sysfs::Sysfs;
@@ -83,13 +84,14 @@ impl KernelVfio {
             errno => KernelError::system("opening the device")(errno),
         })?;
         let group = Some((number, group));
-        Self::assemble(place, sysfs, File::from(device), group, space, iommu)
+        Self::assemble(place, sysfs, None, File::from(device), group, space, iommu)
     }
 
     /// The function behind an open device.
     pub(super) fn assemble(
         place: &KernelPlace,
         sysfs: Sysfs,
+        table: Option<Table>,
         device: File,
         group: Option<(u32, Arc<OwnedFd>)>,
         space: Arc<Space>,
@@ -117,6 +119,7 @@ impl KernelVfio {
         let mut function = Self {
             bars,
             device,
+            table,
             group,
             space,
             sysfs,
@@ -124,6 +127,7 @@ impl KernelVfio {
             resettable: about.flags & kernel::VFIO_DEVICE_FLAGS_RESET != 0,
             iommu,
             windows: Mutex::new(Windows::default()),
+            tracked: Mutex::new(None),
             interrupts: Mutex::new(Interrupts {
                 kinds,
                 enabled: [false; irq::COUNT as usize],

@@ -2,14 +2,18 @@
 //! that see the same windows.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use iommufd_ioctls::IommufdError;
 use nix::errno::Errno;
 use vfio_ioctls::{VfioContainer, VfioError, VfioIommufd};
 use vfio_user::device::DmaAccess;
 
+use super::dirty::{DirtyTracking, Piece};
 use super::info::IommuInfo;
 use super::lent::Lent;
+use super::page_table::Tables;
 use super::sys;
 
 /// How the kernel has it.
@@ -68,6 +72,10 @@ impl Users {
 pub(super) struct Space {
     pub(super) kind: Kind,
     users: Mutex<Users>,
+    /// Page tables in it that its devices have, where iommufd is used.
+    pub(super) tables: Tables,
+    /// A function has dirty pages tracked.
+    tracked: AtomicBool,
 }
 
 impl Space {
@@ -75,6 +83,8 @@ impl Space {
         Self {
             kind,
             users: Mutex::default(),
+            tables: Tables::default(),
+            tracked: AtomicBool::new(false),
         }
     }
 
@@ -117,6 +127,78 @@ impl Space {
         Ok(())
     }
 
+    /// As [`Self::unmap`], with the pages that were written until then. A window that other functions
+    /// keep is asked, and stays.
+    pub(super) fn unmap_dirty(
+        &self,
+        iova: u64,
+        size: usize,
+        piece: &mut Piece,
+    ) -> Result<(), Errno> {
+        let mut users = self.users();
+        if !users.is_last(iova) {
+            self.dirty_bitmap(piece)?;
+        } else {
+            match &self.kind {
+                Kind::Container(container) => sys::unmap_dirty(sys::borrow(container), piece)?,
+                Kind::Iommufd(space) => {
+                    self.tables.dirty_bitmap(space, piece, false)?;
+                    space
+                        .vfio_dma_unmap(iova, size)
+                        .map_err(|error| unmap_errno(&error))?;
+                }
+            }
+        }
+        users.leave(iova);
+        Ok(())
+    }
+
+    /// What can be told of dirty pages.
+    pub(super) fn dirty_tracking(&self) -> Option<DirtyTracking> {
+        match &self.kind {
+            Kind::Container(container) => {
+                let answer = sys::iommu_info(sys::borrow(container)).ok()?;
+                IommuInfo::decode(&answer)?.dirty_tracking()
+            }
+            Kind::Iommufd(_) => self.tables.dirty_tracking(),
+        }
+    }
+
+    /// Track dirty pages for one function.
+    ///
+    /// # Errors
+    /// `EALREADY`: they are tracked for another.
+    pub(super) fn start_tracking(&self) -> Result<(), Errno> {
+        if self.tracked.swap(true, Ordering::AcqRel) {
+            return Err(Errno::EALREADY);
+        }
+        let started = match &self.kind {
+            Kind::Container(container) => sys::track_dirty(sys::borrow(container), true),
+            Kind::Iommufd(space) => self.tables.track(space, true),
+        };
+        if started.is_err() {
+            self.tracked.store(false, Ordering::Release);
+        }
+        started
+    }
+
+    pub(super) fn stop_tracking(&self) -> Result<(), Errno> {
+        match &self.kind {
+            Kind::Container(container) => sys::track_dirty(sys::borrow(container), false),
+            Kind::Iommufd(space) => self.tables.track(space, false),
+        }?;
+        self.tracked.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Set the bits of the pages that were written since they were last asked for.
+    pub(super) fn dirty_bitmap(&self, piece: &mut Piece) -> Result<(), Errno> {
+        match &self.kind {
+            Kind::Container(container) => sys::dirty_bitmap(sys::borrow(container), piece),
+            Kind::Iommufd(space) => self.tables.dirty_bitmap(space, piece, true),
+        }
+    }
+
     /// How many more windows there can be, if that is limited and told.
     pub(super) fn windows_left(&self) -> Option<u32> {
         match &self.kind {
@@ -126,6 +208,17 @@ impl Space {
             }
             Kind::Iommufd(_) => None,
         }
+    }
+}
+
+/// Why a window was not closed.
+fn unmap_errno(error: &VfioError) -> Errno {
+    match error {
+        VfioError::IommuDmaUnmap(error)
+        | VfioError::IommufdIoctlError(IommufdError::IommuIoasUnmap(error)) => {
+            Errno::from_raw(error.errno())
+        }
+        _ => Errno::EIO,
     }
 }
 

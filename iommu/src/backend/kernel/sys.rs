@@ -1,6 +1,6 @@
 //! The system calls of kernel VFIO that `vfio-ioctls` lacks, or does without telling why they failed.
 //!
-//! `vfio-ioctls` opens and checks the container and unmaps; its `VfioDevice` is not used: it takes
+//! `vfio-ioctls` opens and checks the container and unmaps without a bitmap; its `VfioDevice` is not used: it takes
 //! no VF token, reads and writes without reporting an error, and panics when the device has gone.
 //! Numbers and layouts are those of `linux/vfio.h`.
 
@@ -24,6 +24,7 @@ use vm_memory::{MmapRegion, VolatileMemory};
 use zerocopy::IntoBytes;
 
 use super::address::VfToken;
+use super::dirty::Piece;
 use crate::memory::MapAccess;
 
 /// Number of the first of them; none encodes a size.
@@ -42,6 +43,12 @@ nix::ioctl_write_ptr_bad!(device_set_irqs, number(10), kernel::vfio_irq_set);
 nix::ioctl_none_bad!(device_reset, number(11));
 nix::ioctl_readwrite_bad!(iommu_get_info, number(12), kernel::vfio_iommu_type1_info);
 nix::ioctl_write_ptr_bad!(iommu_map_dma, number(13), kernel::vfio_iommu_type1_dma_map);
+nix::ioctl_readwrite_bad!(iommu_unmap_dma, number(14), UnmapDirty);
+nix::ioctl_write_ptr_bad!(
+    iommu_dirty_pages,
+    number(17),
+    kernel::vfio_iommu_type1_dirty_bitmap
+);
 nix::ioctl_readwrite_bad!(
     device_bind_iommufd,
     number(18),
@@ -57,6 +64,36 @@ nix::ioctl_readwrite_bad!(
     nix::request_code_none!(iommufd::IOMMUFD_TYPE, iommufd::IOMMUFD_CMD_IOAS_IOVA_RANGES),
     iommufd::iommu_ioas_iova_ranges
 );
+nix::ioctl_write_ptr_bad!(
+    hwpt_set_dirty_tracking,
+    nix::request_code_none!(
+        iommufd::IOMMUFD_TYPE,
+        iommufd::IOMMUFD_CMD_HWPT_SET_DIRTY_TRACKING
+    ),
+    iommufd::iommu_hwpt_set_dirty_tracking
+);
+nix::ioctl_write_ptr_bad!(
+    hwpt_get_dirty_bitmap,
+    nix::request_code_none!(
+        iommufd::IOMMUFD_TYPE,
+        iommufd::IOMMUFD_CMD_HWPT_GET_DIRTY_BITMAP
+    ),
+    iommufd::iommu_hwpt_get_dirty_bitmap
+);
+
+/// DMA_UNMAP with what follows it where a bitmap is asked for.
+#[repr(C)]
+struct UnmapDirty {
+    unmap: kernel::vfio_iommu_type1_dma_unmap,
+    bitmap: kernel::vfio_bitmap,
+}
+
+/// DIRTY_PAGES with what follows it where a bitmap is asked for.
+#[repr(C)]
+struct DirtyPagesOf {
+    head: kernel::vfio_iommu_type1_dirty_bitmap,
+    range: kernel::vfio_iommu_type1_dirty_bitmap_get,
+}
 
 /// A description that outgrows this is none of a PCI function or of an I/O MMU.
 const MOST: u32 = 64 << 10;
@@ -268,12 +305,124 @@ pub(super) fn map(
     unsafe { iommu_map_dma(container.as_raw_fd(), &raw const request) }.map(drop)
 }
 
-/// Bind a device to an iommufd, with the token that it may want.
+/// Have the container note which pages are written, or no longer.
+pub(super) fn track_dirty(container: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
+    let request = kernel::vfio_iommu_type1_dirty_bitmap {
+        argsz: argsz::<kernel::vfio_iommu_type1_dirty_bitmap>(),
+        flags: if on {
+            kernel::VFIO_IOMMU_DIRTY_PAGES_FLAG_START
+        } else {
+            kernel::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP
+        },
+        ..Default::default()
+    };
+    // SAFETY: `request` is whole and only read.
+    unsafe { iommu_dirty_pages(container.as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// Where the kernel writes the bits of a piece.
+fn bits_of(piece: &mut Piece) -> kernel::vfio_bitmap {
+    kernel::vfio_bitmap {
+        pgsize: piece.page_size,
+        size: size_of_val(piece.words.as_slice()) as u64,
+        data: piece.words.as_mut_ptr(),
+    }
+}
+
+/// Set the bits of the pages that the container has seen written, and forget them.
+pub(super) fn dirty_bitmap(container: BorrowedFd<'_>, piece: &mut Piece) -> Result<(), Errno> {
+    let request = DirtyPagesOf {
+        head: kernel::vfio_iommu_type1_dirty_bitmap {
+            argsz: argsz::<DirtyPagesOf>(),
+            flags: kernel::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
+            ..Default::default()
+        },
+        range: kernel::vfio_iommu_type1_dirty_bitmap_get {
+            iova: piece.iova,
+            size: piece.size,
+            bitmap: bits_of(piece),
+        },
+    };
+    // SAFETY: the kernel reads `argsz` bytes, which `request` has. It writes at most `size` bytes to
+    // where `piece`, which is borrowed until the call has returned, has as many in its words; it
+    // refuses a size that has not a bit for each page.
+    unsafe { iommu_dirty_pages(container.as_raw_fd(), (&raw const request).cast()) }.map(drop)
+}
+
+/// Close the window that a piece is about, and set the bits of the pages that were written until then.
+pub(super) fn unmap_dirty(container: BorrowedFd<'_>, piece: &mut Piece) -> Result<(), Errno> {
+    let mut request = UnmapDirty {
+        unmap: kernel::vfio_iommu_type1_dma_unmap {
+            argsz: argsz::<UnmapDirty>(),
+            flags: kernel::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+            iova: piece.iova,
+            size: piece.size,
+            ..Default::default()
+        },
+        bitmap: bits_of(piece),
+    };
+    // SAFETY: as in `dirty_bitmap`; the kernel writes to the fixed part of `request` too, which is ours.
+    unsafe { iommu_unmap_dma(container.as_raw_fd(), &raw mut request) }?;
+    match request.unmap.size {
+        closed if closed == piece.size => Ok(()),
+        // Nothing, or not the window.
+        _ => Err(Errno::ENOENT),
+    }
+}
+
+/// Have an I/O page table note which pages are written, or no longer.
+pub(super) fn hwpt_track_dirty(space: &VfioIommufd, table: u32, on: bool) -> Result<(), Errno> {
+    let request = iommufd::iommu_hwpt_set_dirty_tracking {
+        size: argsz::<iommufd::iommu_hwpt_set_dirty_tracking>(),
+        flags: if on {
+            iommufd::iommufd_hwpt_set_dirty_tracking_flags_IOMMU_HWPT_DIRTY_TRACKING_ENABLE
+        } else {
+            0
+        },
+        hwpt_id: table,
+        ..Default::default()
+    };
+    // SAFETY: `request` is whole and only read.
+    unsafe { hwpt_set_dirty_tracking(space.iommufd().as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// Set the bits of the pages that an I/O page table has seen written, and forget them if asked to.
+pub(super) fn hwpt_dirty_bitmap(
+    space: &VfioIommufd,
+    table: u32,
+    piece: &mut Piece,
+    forget: bool,
+) -> Result<(), Errno> {
+    let bits = bits_of(piece);
+    if bits.size * 8 < piece.size.div_ceil(piece.page_size) {
+        return Err(Errno::EINVAL);
+    }
+    let request = iommufd::iommu_hwpt_get_dirty_bitmap {
+        size: argsz::<iommufd::iommu_hwpt_get_dirty_bitmap>(),
+        hwpt_id: table,
+        flags: if forget {
+            0
+        } else {
+            iommufd::iommufd_hwpt_get_dirty_bitmap_flags_IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR
+        },
+        iova: piece.iova,
+        length: piece.size,
+        page_size: piece.page_size,
+        data: bits.data.addr() as u64,
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads `size` bytes, which `request` has, and sets bits for the pages of the
+    // range, for each of which the words have one, as was checked; they are borrowed until the call
+    // has returned.
+    unsafe { hwpt_get_dirty_bitmap(space.iommufd().as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// Bind a device to an iommufd, with the token that it may want; the number that the device has there.
 pub(super) fn bind_iommufd(
     device: BorrowedFd<'_>,
     space: &VfioIommufd,
     token: Option<&VfToken>,
-) -> Result<(), Errno> {
+) -> Result<u32, Errno> {
     let mut request = kernel::vfio_device_bind_iommufd {
         argsz: argsz::<kernel::vfio_device_bind_iommufd>(),
         iommufd: space.iommufd().as_raw_fd(),
@@ -289,15 +438,16 @@ pub(super) fn bind_iommufd(
     }
     // SAFETY: the kernel reads and writes at most `argsz` bytes, which `request` has, and reads the 16
     // bytes of the token, which is borrowed until the call has returned.
-    unsafe { device_bind_iommufd(device.as_raw_fd(), &raw mut request) }.map(drop)
+    unsafe { device_bind_iommufd(device.as_raw_fd(), &raw mut request) }?;
+    Ok(request.out_devid)
 }
 
-/// Attach a bound device to the address space.
-pub(super) fn attach_ioas(device: BorrowedFd<'_>, space: &VfioIommufd) -> Result<(), Errno> {
+/// Attach a bound device to an address space, or to a page table in one.
+pub(super) fn attach(device: BorrowedFd<'_>, to: u32) -> Result<(), Errno> {
     let mut request = kernel::vfio_device_attach_iommufd_pt {
         // Without a PASID, as the structure was before.
         argsz: offset_of!(kernel::vfio_device_attach_iommufd_pt, pasid) as u32,
-        pt_id: space.ioas().id(),
+        pt_id: to,
         ..Default::default()
     };
     // SAFETY: the kernel reads and writes at most `argsz` bytes, which `request` has.
