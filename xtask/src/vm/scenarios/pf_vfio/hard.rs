@@ -1,4 +1,4 @@
-//! Windows until there is no room, and over and over.
+//! Windows until there is no room, over and over, and what was written in them.
 
 use std::time::Duration;
 
@@ -11,6 +11,16 @@ use crate::report::Report;
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 impl Guest {
+    /// Which pages were written, as this kernel tells.
+    pub(super) fn dirty_pages(&self, report: &mut Report) -> Result<()> {
+        let script = format!("exec {WINDOWS} dirty vfio:{}", self.pf);
+        let done = self.agent().exec(&["sh", "-c", &script], LONG)?;
+        let said = format!("{}{}", done.stdout.trim(), done.stderr.trim());
+        let name = "dirty pages are told of whole windows while they are tracked, and else refused";
+        self.check(report, name, done.code == 0, said);
+        Ok(())
+    }
+
     /// Opening and closing windows, and more of them than the kernel gives.
     pub(super) fn windows(&self, report: &mut Report) -> Result<()> {
         let place = format!("vfio:{}", self.pf);

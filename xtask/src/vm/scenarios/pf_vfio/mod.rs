@@ -23,6 +23,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
     in_a_guest(stage, "pf-vfio", Ok, report, |guest, report| {
         guest.bind(report)?;
         guest.limits(report)?;
+        guest.dirty_pages(report)?;
         guest.drive(report)?;
         guest.dma_outside(report)?;
         guest.pf_crash(report)?;
