@@ -293,16 +293,29 @@ fn together(pf: &str, vf: &str) -> Result<String, Box<dyn Error>> {
     let memory = SharedMemory::create_sealed("window", PAGE_SIZE)?;
     let window = container.share(memory, DmaAccess::READ | DmaAccess::WRITE)?;
     let with = left()?;
+    pf.start_dirty_tracking()?;
+    refused("a second tracker", vf.start_dirty_tracking(), |error| {
+        matches!(error, DirtyError::AlreadyStarted)
+    })?;
+    refused("not its own", vf.stop_dirty_tracking(), |error| {
+        matches!(error, DirtyError::NotStarted)
+    })?;
+    let told = pf.dirty_pages(window.iova(), PAGE_SIZE as u64)?.count();
+    pf.stop_dirty_tracking()?;
+    // Its turn; it goes without a word, and leaves the PF untracked.
+    vf.start_dirty_tracking()?;
     let theirs: Arc<dyn Function> = vf.clone();
     container.detach(&theirs)?;
     drop((theirs, vf));
     let alone = left()?;
+    pf.start_dirty_tracking()?;
+    pf.stop_dirty_tracking()?;
     drop(window);
     let after = left()?;
     pf.sriov_configure(0)?;
     let said = format!(
         "windows left: {before}, with one of both {with}, with one of the PF alone {alone}, and \
-         without {after}"
+         without {after}; one tracked dirty pages at a time, {told} told of the window"
     );
     if (with, alone, after) != (before - 1, before - 1, before) {
         return Err(said.into());
