@@ -104,7 +104,9 @@ fn widened(offset: u64, data: &[u8]) -> u32 {
 fn errno(error: FunctionError) -> Errno {
     match error {
         FunctionError::Lost => Errno::ENODEV,
-        FunctionError::Refused { errno, .. } | FunctionError::Limit { errno, .. } => errno,
+        FunctionError::Refused { errno, .. }
+        | FunctionError::Limit { errno, .. }
+        | FunctionError::Memory { errno, .. } => errno,
         FunctionError::TimedOut { .. } => Errno::ETIMEDOUT,
         _ => Errno::EIO,
     }

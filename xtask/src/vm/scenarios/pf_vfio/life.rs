@@ -1,6 +1,7 @@
 //! What SIGKILL of a driver leaves behind, and that it can be run again.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use super::guest::{Guest, LONG, OUTSIDE, PF_DRIVER, VF_DRIVER};
 use crate::report::Report;
@@ -99,6 +100,33 @@ impl Guest {
         self.outcome(report, name, seen.map(detail));
         self.stop(vf)?;
         self.stop(next).map(drop)
+    }
+
+    /// A VF's driver stands still and lets go of nothing, although the kernel wants the VF back.
+    pub(super) fn vf_never_released(&self, report: &mut Report) -> Result<()> {
+        let pf = self.start_pf(1)?;
+        let vf = self.vfs()?.into_iter().next().context("no VF")?;
+        let group = self.link(&vf, "iommu_group")?.context("no group")?;
+        let vf = self.start_vf(&vf)?;
+        self.agent().signal(vf, Signal::SIGSTOP)?;
+        let answer = self.ctl(PF_DRIVER, &["vfs", "0"]);
+        let said = answer.map_or_else(|error| format!("{error:#}"), |answer| answer.to_string());
+        self.agent().signal(vf, Signal::SIGCONT)?;
+        let taught = said.contains(&format!("fuser /dev/vfio/{group}"));
+        self.check(
+            report,
+            "a VF that its user keeps is explained, in bounded time",
+            taught,
+            said,
+        );
+        self.agent().expect(vf, "vf is gone", 0, LONG)?;
+        let gone = self.ctl(PF_DRIVER, &["vfs", "0"]);
+        let left = self.vfs()?;
+        let name = "it goes once its user lets go of it";
+        let detail = format!("{gone:?}, {left:?}");
+        self.check(report, name, gone.is_ok() && left.is_empty(), detail);
+        self.stop(vf)?;
+        self.stop(pf).map(drop)
     }
 
     fn remove_what_is_left(&self, path: &str) -> Result<String> {

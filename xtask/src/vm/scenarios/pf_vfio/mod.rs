@@ -39,6 +39,7 @@ pub(super) fn run_hard(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         guest.user()?;
         guest.windows(report)?;
         guest.adoption(report)?;
+        guest.vf_never_released(report)?;
         guest.killed(report, 20)?;
         guest.give_back(report)
     })
