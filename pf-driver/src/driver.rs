@@ -27,6 +27,7 @@ use crate::capabilities::Capabilities;
 use crate::error::PfError;
 use crate::gaps::Gaps;
 use crate::image::{Image, Shadow};
+use crate::mailbox::Mailboxes;
 use crate::mediated::Channel;
 use crate::policy::{DEFAULT_MTU, MAX_MTU, MIN_MTU, Policy};
 use crate::state::State;
@@ -106,6 +107,7 @@ pub struct PfDriver {
     /// Messages in hardware mailboxes that nobody may answer, and the VFs that sent any.
     pub(crate) mailbox_unanswered: u64,
     pub(crate) around_the_mediator: u8,
+    pub(crate) mailboxes: Mailboxes,
     state_errors: u64,
     /// What the state file holds.
     saved: Option<NicSwitch>,

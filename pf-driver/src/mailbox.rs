@@ -1,4 +1,8 @@
 //! Requests through the hardware's own mailbox, for pairs without a mediator, and resets of VFs.
+//!
+//! A mailbox holds one message, whoever wrote it. News for a VF wait until no request and no answer
+//! lies there: written over a request they would be taken for it, and written over an answer they would
+//! be taken for that.
 
 use igb::mailbox::{PfReply, WORDS, Words};
 use igb::{MBVFICR, P2VMAILBOX, VFLRE, VMBMEM, Value};
@@ -10,6 +14,24 @@ use crate::vport::{MAX_VFS, Phase};
 /// How often the PF tries to get hold of a mailbox that its VF holds.
 const LOCK_TRIES: u32 = 10;
 
+/// What lies in the mailboxes, one bit for each VF.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Mailboxes {
+    /// An answer that the VF has not acknowledged.
+    unread: u8,
+    /// Nothing yet of the news that there are for the VF.
+    untold: u8,
+}
+
+impl Mailboxes {
+    /// Forgets what was on its way to or from VFs that were reset: they begin with a request, and find
+    /// out by themselves what there is to know.
+    fn forget(&mut self, vfs: u8) {
+        self.unread &= !vfs;
+        self.untold &= !vfs;
+    }
+}
+
 impl PfDriver {
     /// Takes back to its start every VF that was reset (datasheet 8.14 VFLRE; 4.2.2.1 FLR).
     pub(crate) fn handle_vf_resets(&mut self) -> Result<(), PfError> {
@@ -18,6 +40,7 @@ impl PfDriver {
             return Ok(());
         }
         self.regs.write(events)?;
+        self.mailboxes.forget(events.get(VFLRE::VFLRE) as u8);
         for vf in 0..MAX_VFS {
             if events.get(VFLRE::VFLRE) & 1 << vf != 0 {
                 log::debug!("VF {vf} was reset");
@@ -39,6 +62,8 @@ impl PfDriver {
         // Looked at only now: a VF that asks has ended its reset, and a reset that is seen after its
         // Init was granted would take the queues away again.
         self.handle_vf_resets()?;
+        // Before the requests: a VF that has sent one has acknowledged the answer before it.
+        self.mailboxes.unread &= !(causes.get(MBVFICR::VFACK) as u8);
         for vf in 0..MAX_VFS {
             if causes.get(MBVFICR::VFREQ) & 1 << vf == 0 {
                 continue;
@@ -75,6 +100,7 @@ impl PfDriver {
         if self.arbiter.switch != before {
             self.commit()?;
         }
+        self.mailboxes.unread |= 1 << vf;
         self.write_mailbox(vf, &reply)
     }
 
@@ -120,15 +146,31 @@ impl PfDriver {
         Ok(self.regs.write_at(vf.into(), ring)?)
     }
 
-    /// Tells a VF that something changed (PF_CONTROL): it looks at the link, or begins anew.
+    /// Tells a VF that something changed (PF_CONTROL): it looks at the link, or begins anew. Where its
+    /// mailbox is not free it is told later.
     pub(crate) fn ping_mailbox(&mut self, vf: u8) -> Result<(), PfError> {
-        let cts = self
-            .arbiter
-            .switch
-            .vport(vf)
-            .is_some_and(|vport| vport.phase == Phase::Active);
-        if self.lock_mailbox(vf)? {
+        self.mailboxes.untold |= 1 << vf;
+        self.tell_untold()
+    }
+
+    /// Tells the VFs for which there are news, as far as their mailboxes are free.
+    pub(crate) fn tell_untold(&mut self) -> Result<(), PfError> {
+        let Mailboxes { unread, untold } = self.mailboxes;
+        for vf in (0..MAX_VFS).filter(|vf| untold & !unread & 1 << vf != 0) {
+            if !self.lock_mailbox(vf)? {
+                continue;
+            }
+            // Only now: a VF that cannot get hold of its mailbox sends nothing any more.
+            let asked = self.regs.read::<MBVFICR>()?.get(MBVFICR::VFREQ) & 1 << vf != 0;
+            if asked {
+                self.regs
+                    .write_at(vf.into(), Value::<P2VMAILBOX>::from_raw(0))?;
+                continue;
+            }
+            let vport = self.arbiter.switch.vport(vf);
+            let cts = vport.is_some_and(|vport| vport.phase == Phase::Active);
             self.write_mailbox(vf, &PfReply::Control { cts })?;
+            self.mailboxes.untold &= !(1 << vf);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::driver::PfDriver;
 use crate::error::PfError;
+use crate::mailbox::Mailboxes;
 
 impl PfDriver {
     /// Enables `num_vfs` VFs, or disables all with 0, as the kernel's `sriov_configure` does. Order,
@@ -86,6 +87,7 @@ impl PfDriver {
             self.arbiter.switch.free_vf(*vf)?;
         }
         self.arbiter.switch.delete_switch()?;
+        self.mailboxes = Mailboxes::default();
         self.commit()?;
         disabled?;
         log::info!("VFs disabled");

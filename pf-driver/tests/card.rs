@@ -184,6 +184,57 @@ fn the_hardware_mailbox_is_answered_only_if_that_was_asked_for() {
     }
 }
 
+/// News are written where requests and answers are, and must not take the place of either.
+#[test]
+fn news_for_a_vf_wait_until_its_mailbox_is_free() {
+    use igb::V2PMAILBOX;
+    use igb::mailbox::{PfReply, VfMessage};
+    let card = card();
+    let mut driver = probe(&card, PfOptions::default());
+    driver.sriov_configure(1).unwrap();
+    let vf = function(&card, FunctionId::vf(0));
+    let write = |register: u32, word: u32| {
+        vf.write(region::BAR0, register.into(), &word.to_le_bytes())
+            .unwrap();
+    };
+    let read = |register: u32| {
+        let mut word = [0; 4];
+        vf.read(region::BAR0, register.into(), &mut word).unwrap();
+        u32::from_le_bytes(word)
+    };
+    let mailbox = igb::vf::V2PMAILBOX::offset(0);
+    let words = || std::array::from_fn(|n| read(igb::vf::VMBMEM::offset(n as u32)));
+    // What the PF rang for.
+    let message = |driver: &mut PfDriver| {
+        let end = Instant::now() + PATIENCE;
+        while read(mailbox) & V2PMAILBOX::PFSTS.mask() == 0 {
+            assert!(Instant::now() < end, "the PF does not ring");
+            step(driver, Duration::from_millis(5));
+        }
+        PfReply::parse(&words()).unwrap()
+    };
+    for (n, word) in (0..).zip(VfMessage::Reset.encode()) {
+        write(igb::vf::VMBMEM::offset(n), word);
+    }
+    write(mailbox, V2PMAILBOX::REQ.mask());
+    card.set_link(false);
+    let answer = message(&mut driver);
+    assert!(
+        matches!(answer, PfReply::ResetAck(_)),
+        "a request is not written over: {answer:?}"
+    );
+    driver.set_vf_link_state(0, LinkState::Disable).unwrap();
+    driver.service();
+    assert_eq!(
+        words(),
+        answer.encode(),
+        "nor is an answer that is not read"
+    );
+    write(mailbox, V2PMAILBOX::ACK.mask());
+    assert_eq!(message(&mut driver), PfReply::Control { cts: true });
+    driver.remove();
+}
+
 #[test]
 fn frames_pass_between_vfs_and_the_pf() {
     let card = card();

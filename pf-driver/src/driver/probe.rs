@@ -17,6 +17,7 @@ use crate::capabilities::{self, Capabilities};
 use crate::error::PfError;
 use crate::gaps::Gaps;
 use crate::image::{Image, Shadow};
+use crate::mailbox::Mailboxes;
 use crate::state::State;
 use crate::stats::VfCounters;
 use crate::vport::{NicSwitch, PF_POOL};
@@ -146,6 +147,7 @@ impl PfDriver {
             mailbox_requests: 0,
             mailbox_unanswered: 0,
             around_the_mediator: 0,
+            mailboxes: Mailboxes::default(),
             state_errors: 0,
             saved: None,
         };

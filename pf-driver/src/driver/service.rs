@@ -34,6 +34,7 @@ impl PfDriver {
         if causes.has(ICR::DOUTSYNC) {
             self.vf_counters.note_spoofed(&self.regs)?;
         }
+        self.tell_untold()?;
         Ok(changes)
     }
 
