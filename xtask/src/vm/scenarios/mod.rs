@@ -154,7 +154,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "interop-smoke",
         about: "each of our drivers with Linux's on the other side, on QEMU's igb",
-        smoke: false,
+        smoke: true,
         run: interop::smoke,
     },
     Scenario {
