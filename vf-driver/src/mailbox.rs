@@ -157,8 +157,9 @@ impl Mailbox {
         self.wait("end its reset", access, |state| {
             !state.has(V2PMAILBOX::RSTI)
         })?;
-        self.latched &= V2PMAILBOX::RSTD.mask();
         self.lock(access)?;
+        // Only now that the PF cannot say anything more: what it rang for until here is no answer.
+        self.latched &= V2PMAILBOX::RSTD.mask();
         for (index, word) in (0..).zip(message.encode()) {
             access
                 .regs
