@@ -16,10 +16,12 @@ use std::time::Duration;
 use igb::FunctionId;
 use igb_driver::netdev::Changes;
 use igb_model::{DropReason, MailboxMode, PortReport};
-use iommu::backend::InProcess;
+use iommu::backend::kernel::{KernelPlace, PciAddress};
+use iommu::backend::{InProcess, Place};
 use iommu::function::{
     DmaAccess, DmaHandler, Function, FunctionError, Interposer, Region, RegionFlags,
 };
+use mediator::kernel_nic::KernelNic;
 use mediator::limits::Limits;
 use mediator::nic::{Nic, SocketNic};
 use mediator::passthrough::Passthrough;
@@ -38,6 +40,8 @@ use crate::pf_thread::PfThread;
 /// How long anything may take before the test fails. Long, because machines are slow; what a test
 /// waits for ends the wait.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// VFs of an 82576.
+const MAX_VFS: u8 = 8;
 /// What PF driver and mediator show each other.
 const TOKEN: Token = Token([0x5A; 32]);
 
@@ -51,6 +55,8 @@ pub enum Wiring {
     /// Calls; but the card is to the mediator as hardware is: none of its registers is shared memory,
     /// it knows no DMA by message, and its own mailbox is open.
     Hardware,
+    /// Calls; but the card is the kernel's, and no work of ours: PF and VFs are reached over VFIO.
+    Kernel(KernelPlace),
 }
 
 /// What a rig is built with.
@@ -94,7 +100,8 @@ pub struct Rig {
     pub pf_received: VecDeque<Vec<u8>>,
     mediator: Option<Mediator>,
     sockets: Option<Sockets>,
-    card: Arc<Card>,
+    /// Ours, or else one of the kernel's.
+    card: Option<Arc<Card>>,
     next_number: u32,
     dir: TempDir,
 }
@@ -164,6 +171,16 @@ impl Nic for CardNic {
     }
 }
 
+/// The VFs of a PF of the kernel's, wherever they will be.
+fn kernel_nic(pf: KernelPlace, limits: Limits) -> KernelNic {
+    let vfs = (0..MAX_VFS).filter_map(|number| {
+        let address = pf.address.of_vf(number.into())?;
+        let vf_token = pf.vf_token;
+        Some(Place::Vfio(KernelPlace { address, vf_token }))
+    });
+    KernelNic::new(vfs.collect(), limits).expect("VFs")
+}
+
 impl Rig {
     /// A card and a mediator; no driver yet.
     ///
@@ -178,14 +195,17 @@ impl Rig {
             Wiring::Hardware => MailboxMode::Open,
             _ => MailboxMode::Closed,
         };
-        let card = Card::new(CardOptions {
-            mailbox,
-            ..CardOptions::default()
-        })
-        .expect("a card");
-        let sockets = (wiring == Wiring::Sockets).then(|| {
+        let card = (!matches!(wiring, Wiring::Kernel(_))).then(|| {
+            Card::new(CardOptions {
+                mailbox,
+                ..CardOptions::default()
+            })
+            .expect("a card")
+        });
+        let sockets = card.as_ref().filter(|_| wiring == Wiring::Sockets);
+        let sockets = sockets.map(|card| {
             let claimed = SocketDir::claim(&dir.path().join("card")).expect("the card's directory");
-            Sockets::serve(&card, claimed).expect("the card's sockets")
+            Sockets::serve(card, claimed).expect("the card's sockets")
         });
         Self {
             wiring,
@@ -232,9 +252,10 @@ impl Rig {
 
     fn start_mediator(&mut self) {
         let nic: Arc<dyn Nic> = match self.wiring {
-            Wiring::InProcess => Arc::new(CardNic(Arc::clone(&self.card))),
+            Wiring::InProcess => Arc::new(CardNic(Arc::clone(self.card()))),
+            Wiring::Kernel(pf) => Arc::new(kernel_nic(pf, self.setup.limits)),
             Wiring::Hardware => {
-                let nic = CardNic(Arc::clone(&self.card));
+                let nic = CardNic(Arc::clone(self.card()));
                 Arc::new(HardwareNic(nic, self.setup.limits))
             }
             Wiring::Sockets => Arc::new(SocketNic::new(&self.path("card"))),
@@ -256,15 +277,34 @@ impl Rig {
     }
 
     /// The card.
+    ///
+    /// # Panics
+    ///
+    /// If it is none of ours: see [`OUR_CARD_ONLY`](crate::scenarios::OUR_CARD_ONLY).
     #[must_use]
     pub fn card(&self) -> &Arc<Card> {
-        &self.card
+        self.card.as_ref().expect("a card of ours")
+    }
+
+    /// VFs that the card has.
+    #[must_use]
+    pub fn num_vfs(&self) -> u8 {
+        match (&self.card, self.wiring) {
+            (None, Wiring::Kernel(pf)) => {
+                let there = |number: &u8| {
+                    let vf = pf.address.of_vf((*number).into());
+                    vf.and_then(PciAddress::vf).is_some()
+                };
+                (0..MAX_VFS).filter(there).count() as u8
+            }
+            _ => self.card().num_vfs(),
+        }
     }
 
     /// What the card counted for a station.
     #[must_use]
     pub fn report(&self, station: Station) -> PortReport {
-        self.card.snapshot().function(station.function()).clone()
+        self.card().snapshot().function(station.function()).clone()
     }
 
     /// Frames of a station that the card dropped for this reason.

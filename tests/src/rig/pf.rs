@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use igb::FunctionId;
 use igb_driver::netdev::NetDevice as _;
-use iommu::backend::{InProcess, VfioUser};
+use iommu::backend::{InProcess, KernelVfio, VfioUser};
 use iommu::function::Function;
 use mediator_protocol::Token;
 use pf_driver::{PfChannel, PfDriver, PfError, PfOptions};
@@ -18,8 +18,9 @@ impl Rig {
     pub fn pf_function(&self) -> Arc<dyn Function> {
         match self.wiring {
             Wiring::InProcess | Wiring::Hardware => {
-                Arc::new(InProcess::new(self.card.function(FunctionId::PF)).expect("the PF"))
+                Arc::new(InProcess::new(self.card().function(FunctionId::PF)).expect("the PF"))
             }
+            Wiring::Kernel(place) => Arc::new(KernelVfio::open(&place).expect("the PF")),
             Wiring::Sockets => {
                 let path = self.sockets.as_ref().expect("sockets").pf_socket();
                 Arc::new(VfioUser::connect(&path, client_options()).expect("the PF's socket"))
@@ -31,7 +32,7 @@ impl Rig {
     #[must_use]
     pub fn pf_channel(&self, token: Token) -> PfChannel {
         match self.wiring {
-            Wiring::InProcess | Wiring::Hardware => {
+            Wiring::InProcess | Wiring::Hardware | Wiring::Kernel(_) => {
                 let stream = self.mediator().connect_pf().expect("a socket pair");
                 PfChannel::over(stream, token).expect("a channel")
             }

@@ -14,14 +14,18 @@ impl Rig {
     #[must_use]
     pub fn testimony(&self) -> String {
         let mut text = format!("wiring: {:?}\n", self.wiring);
-        let snapshot = self.card.snapshot();
-        let _ = writeln!(
-            text,
-            "card: {} VFs, link {}",
-            snapshot.vfs, snapshot.link_up
-        );
-        for function in FunctionId::all() {
-            let report = snapshot.function(function);
+        let snapshot = self.card.as_ref().map(|card| card.snapshot());
+        if let Some(snapshot) = &snapshot {
+            let _ = writeln!(
+                text,
+                "card: {} VFs, link {}",
+                snapshot.vfs, snapshot.link_up
+            );
+        }
+        let functions = snapshot.iter().flat_map(|snapshot| {
+            FunctionId::all().map(|function| (function, snapshot.function(function)))
+        });
+        for (function, report) in functions {
             if *report == PortReport::default() {
                 continue;
             }

@@ -21,7 +21,7 @@ impl Rig {
         let device = self.mediator().wait_for_device(vf, PATIENCE);
         let device = device.unwrap_or_else(|| panic!("VF {vf} does not come onto the bus"));
         match self.wiring {
-            Wiring::InProcess | Wiring::Hardware => {
+            Wiring::InProcess | Wiring::Hardware | Wiring::Kernel(_) => {
                 let function = Arc::new(InProcess::new(Arc::clone(&device)).expect("the VF"));
                 (Arc::clone(&function) as _, Some((device, function)))
             }

@@ -278,7 +278,7 @@ pub(super) fn config_space_of_nonsense(rig: &mut Rig) {
         let sriov = u64::from(offset::SRIOV);
         let _ = raw.0.write(region::CONFIG, sriov + u64::from(sriov::NUM_VFS), &9_u16.to_le_bytes());
         let _ = raw.0.write(region::CONFIG, sriov + u64::from(sriov::CONTROL), &1_u16.to_le_bytes());
-        assert_eq!(rig.card().num_vfs(), 3);
+        assert_eq!(rig.num_vfs(), 3);
         let id = raw.read(region::CONFIG, header::VENDOR_ID.into());
         assert_eq!(id, u32::from(pci::VF_DEVICE_ID) << 16 | u32::from(pci::VENDOR_INTEL));
         rig.vf(0).driver.reset().expect("a reset");

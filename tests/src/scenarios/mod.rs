@@ -2,6 +2,35 @@
 
 use crate::rig::Rig;
 
+/// Bodies that only a card of ours can be taken through, and why.
+pub const OUR_CARD_ONLY: &[(&str, &str)] = &[
+    (
+        "dma::a_descriptor_outside_faults_only_there",
+        THE_CARDS_FAULTS,
+    ),
+    ("dma::dma_into_the_msi_window_faults", THE_CARDS_FAULTS),
+    ("dma::dma_across_an_edge_faults", THE_CARDS_FAULTS),
+    ("dma::dma_after_unmap_faults", THE_CARDS_FAULTS),
+    (
+        "policy::each_vf_sees_its_own_link",
+        "pulls the card's cable",
+    ),
+    (
+        "probe::the_cards_own_mailbox_is_out_of_reach",
+        "looks into the card beside the mediator",
+    ),
+    (
+        "spoof::a_spoofed_mac_is_dropped_and_counted",
+        THE_CARDS_COUNTERS,
+    ),
+    ("spoof::a_vlan_not_its_own_is_dropped", THE_CARDS_COUNTERS),
+    ("spoof::a_pause_frame_reaches_nobody", THE_CARDS_COUNTERS),
+    ("traffic::ten_thousand_frames_in_order", THE_CARDS_COUNTERS),
+];
+const THE_CARDS_FAULTS: &str =
+    "asks the card for its last fault; on the kernel's that is the IOMMU's";
+const THE_CARDS_COUNTERS: &str = "asks the card for its counters and drops";
+
 /// Declares the modules and makes of one list both the table of bodies and the tests.
 macro_rules! scenarios {
     ($d:tt $( $module:ident { $($name:ident)* } )*) => {
@@ -114,5 +143,17 @@ scenarios! { $
         eject_before_set_up_is_done
         a_pf_driver_without_the_token
         half_a_message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_for_our_card_alone_are_bodies() {
+        for (name, _) in OUR_CARD_ONLY {
+            assert!(ALL.iter().any(|(known, _)| known == name), "{name}");
+        }
     }
 }

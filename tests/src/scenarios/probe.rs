@@ -24,7 +24,7 @@ pub(super) fn twenty_pf_drivers_one_after_the_other(rig: &mut Rig) {
     rig.start(Setup::default(), 2);
     for _ in 0..20 {
         rig.remove_pf();
-        assert_eq!(rig.card().num_vfs(), 0, "VFs outlive their PF driver");
+        assert_eq!(rig.num_vfs(), 0, "VFs outlive their PF driver");
         rig.start_pf(|_| ());
         rig.sriov_configure(2);
     }
@@ -35,7 +35,7 @@ pub(super) fn twenty_pf_drivers_one_after_the_other(rig: &mut Rig) {
 
 pub(super) fn a_card_has_no_vf_before_the_pf_driver_makes_one(rig: &mut Rig) {
     rig.start(Setup::default(), 0);
-    assert_eq!(rig.card().num_vfs(), 0);
+    assert_eq!(rig.num_vfs(), 0);
     assert!(rig.mediator().list().is_empty());
     for vf in 0..8 {
         assert!(rig.mediator().device(vf).is_none());
@@ -50,16 +50,16 @@ pub(super) fn the_number_of_vfs_is_bounded_and_fixed_while_enabled(rig: &mut Rig
     for wrong in [8, 9, 256, u16::MAX] {
         let refused = rig.pf(move |pf| pf.sriov_configure(wrong));
         assert!(matches!(refused, Err(PfError::TooManyVfs { .. })), "{wrong}: {refused:?}");
-        assert_eq!(rig.card().num_vfs(), 0);
+        assert_eq!(rig.num_vfs(), 0);
     }
     rig.sriov_configure(3);
-    assert_eq!(rig.card().num_vfs(), 3);
+    assert_eq!(rig.num_vfs(), 3);
     let refused = rig.pf(|pf| pf.sriov_configure(4));
     assert!(matches!(refused, Err(PfError::VfsEnabled { enabled: 3 })), "{refused:?}");
-    assert_eq!(rig.card().num_vfs(), 3);
+    assert_eq!(rig.num_vfs(), 3);
     rig.sriov_configure(0);
     rig.sriov_configure(7);
-    assert_eq!(rig.card().num_vfs(), 7);
+    assert_eq!(rig.num_vfs(), 7);
 }
 
 /// Through the mediator always; without it where the card closes its mailbox, and where it does not the

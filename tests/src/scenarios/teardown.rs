@@ -110,7 +110,7 @@ pub(super) fn vfs_are_disabled_in_mid_traffic(rig: &mut Rig) {
         }
     }
     rig.sriov_configure(0);
-    assert_eq!(rig.card().num_vfs(), 0);
+    assert_eq!(rig.num_vfs(), 0);
     rig.wait("the VF drivers to notice", |rig| (0..3).all(|vf| rig.vf(vf).driver.gone()));
     // A driver that was asked lets go before its VF has left the bus.
     rig.wait("the VFs to leave the bus", |rig| {

@@ -31,6 +31,12 @@ impl PciAddress {
     pub fn vf(self) -> Option<VfOf> {
         Sysfs::of(self).as_vf()
     }
+
+    /// Where the kernel has a VF of this PF, or will have it once it is enabled; `None` if this is no PF.
+    #[must_use]
+    pub fn of_vf(self, number: u16) -> Option<Self> {
+        Sysfs::of(self).of_vf(number)
+    }
 }
 
 /// The files of one function.
@@ -133,6 +139,29 @@ impl Sysfs {
         Some(VfOf { pf, number })
     }
 
+    /// As the SR-IOV capability places its VFs among the requester ids (PCIe 6.0 9.2.1.2).
+    fn of_vf(&self, number: u16) -> Option<PciAddress> {
+        let PciAddress {
+            domain,
+            bus,
+            device,
+            function,
+        } = self.address;
+        let first: u32 = self.read("sriov_offset").ok()?.parse().ok()?;
+        let stride: u32 = self.read("sriov_stride").ok()?.parse().ok()?;
+        let pf = u32::from(bus) << 8 | u32::from(device) << 3 | u32::from(function);
+        let vf = first
+            .checked_add(stride.checked_mul(number.into())?)?
+            .checked_add(pf)?;
+        let [bus, rest] = u16::try_from(vf).ok()?.to_be_bytes();
+        Some(PciAddress {
+            domain,
+            bus,
+            device: rest >> 3,
+            function: rest & 7,
+        })
+    }
+
     /// A VF of this function, once it is there.
     pub(super) fn vf(&self, number: u16) -> Option<Self> {
         let name = self
@@ -175,6 +204,22 @@ mod tests {
             group("0000:02:00.0"),
             Err(KernelError::NoDevice(_))
         ));
+    }
+
+    #[test]
+    fn a_vf_has_its_place_before_it_is_there() {
+        let tree = MadeUp::new();
+        tree.device("0000:01:00.0", Some("vfio-pci"), Some(12));
+        let pf = tree.sysfs("0000:01:00.0");
+        let at = |number| pf.of_vf(number).map(|address| address.to_string());
+        assert_eq!(at(0), None, "no PF");
+        for (name, value) in [("sriov_offset", "128"), ("sriov_stride", "2")] {
+            fs::write(pf.path(name), format!("{value}\n")).expect("an attribute");
+        }
+        assert_eq!(at(0).as_deref(), Some("0000:01:10.0"));
+        assert_eq!(at(7).as_deref(), Some("0000:01:11.6"));
+        assert_eq!(at(64).as_deref(), Some("0000:02:00.0"));
+        assert_eq!(at(u16::MAX), None, "beyond the last requester id");
     }
 
     #[test]

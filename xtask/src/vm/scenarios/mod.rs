@@ -146,6 +146,12 @@ pub const SCENARIOS: &[Scenario] = &[
         run: pf_vfio::nested::run,
     },
     Scenario {
+        name: "scenarios-vfio",
+        about: "the bodies of the in-process scenarios, over the guest's VFIO on QEMU's igb",
+        smoke: false,
+        run: pf_vfio::bodies::run,
+    },
+    Scenario {
         name: "dpdk",
         about: "dpdk-testpmd on our PF and on two VFs, with the card's own statistics beside",
         smoke: false,

@@ -1,6 +1,7 @@
 //! Our PF driver in a guest, over its kernel's VFIO, on QEMU's own 82576: a card that nobody here
 //! wrote, behind an emulated IOMMU that translates its DMA.
 
+pub(super) mod bodies;
 mod guest;
 mod hard;
 mod life;

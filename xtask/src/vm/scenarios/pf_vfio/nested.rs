@@ -136,7 +136,7 @@ impl Guest {
             "{emulator} -nodefaults -display none -no-reboot -machine q35,memory-backend=ram -accel tcg \
              -cpu max -m 256M -object memory-backend-memfd,id=ram,size=256M,share=on -device \
              pcie-root-port,id=rp1,chassis=1,slot=1 -device '{device}' -kernel {SHARE}/{} -initrd \
-             {INITRD} -append 'console=ttyS0 loglevel=4 panic=-1 no_timer_check init_on_alloc=0' -serial \
+             {INITRD} -append 'console=ttyS0 loglevel=4 panic=-1 no_timer_check nowatchdog init_on_alloc=0' -serial \
              stdio 2>&1",
             kernel.display()
         );
