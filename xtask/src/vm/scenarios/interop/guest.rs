@@ -20,6 +20,8 @@ const TRIES: u64 = 20;
 const APART: u32 = 8;
 /// What TCP carries each way.
 pub(super) const BYTES: u64 = 1 << 20;
+/// What the VF has heard of itself.
+const HEARD: &str = "/interop.heard";
 /// The file that TCP carries.
 const FILE: &str = "/interop.bytes";
 /// A pipe in which nobody speaks.
@@ -361,6 +363,26 @@ impl<'a> Guest<'a> {
         let line = lines.find_map(|line| line.split_once("MAC address: "));
         let mac = line.context("testpmd tells no address")?.1.trim();
         Ok(mac.to_lowercase())
+    }
+
+    /// Whether what the VF sends to an address comes back to the VF itself. It sends only what it has
+    /// resolved, so that then a broadcast of it and an answer have passed.
+    pub(super) fn vf_hears_itself(&self, address: &str) -> Result<bool> {
+        let there = Side::Vf.prefix();
+        let heard = self.shell(&format!(
+            ": > {HEARD}; {there}busybox timeout 20 tcpdump -Q in -c 1 -nn -i {VF_INTERFACE} icmp and src host \
+             {VF_ADDRESS} > {HEARD} 2>/dev/null & \
+             n=0; while [ ! -s {HEARD} ] && [ $n -lt 8 ]; do n=$((n+1)); \
+             {there}busybox ping -c 1 -W 1 {address} >/dev/null; done; wait; cat {HEARD}"
+        ))?;
+        Ok(heard.contains(VF_ADDRESS))
+    }
+
+    /// Whether the VF's interface has a link, as its driver sees it.
+    pub(super) fn vf_has_link(&self) -> Result<bool> {
+        let prefix = Side::Vf.prefix();
+        let read = format!("{prefix}cat /sys/class/net/{VF_INTERFACE}/carrier");
+        Ok(self.shell(&read)?.trim() == "1")
     }
 
     /// Ends a program of ours in good order.

@@ -1,8 +1,6 @@
 //! The PF's end: our driver, igb or DPDK in the guest on a foreign card, or our driver outside on our
 //! own.
 
-use std::cell::Cell;
-
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::cell::Who;
@@ -38,8 +36,6 @@ pub(super) struct Inside {
     address: String,
     interface: String,
     job: Option<u32>,
-    /// No frame passes between it and its VFs.
-    deaf: Cell<bool>,
 }
 
 impl Inside {
@@ -75,7 +71,6 @@ impl Inside {
             address,
             interface,
             job,
-            deaf: Cell::new(false),
         })
     }
 
@@ -123,17 +118,6 @@ impl Pf<'_> {
 
     pub(super) fn is_dpdk(&self) -> bool {
         matches!(self, Self::Inside(Inside { who: Who::Dpdk, .. }))
-    }
-
-    /// Whether it was seen that no frame passes between it and its VFs.
-    pub(super) fn is_deaf(&self) -> bool {
-        matches!(self, Self::Inside(inside) if inside.deaf.get())
-    }
-
-    pub(super) fn set_deaf(&self) {
-        if let Self::Inside(inside) = self {
-            inside.deaf.set(true);
-        }
     }
 
     /// What its driver has counted, where that may explain a failure.
