@@ -1,6 +1,6 @@
 //! The scenario bodies on a card of the kernel's: `on_kernel_vfio vfio:0000:BB:DD.F,vf_token=UUID [PART]`.
 //! One line for each body, or for those whose name has PART in it, on standard output: `ok NAME`, `n/a
-//! NAME: REASON` or `FAIL NAME`; what the parts of a failed one have to say stands before it.
+//! NAME: REASON` or `FAIL NAME`, and `end` after the last. What a failed one has to say is between them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -34,5 +34,6 @@ fn main() -> ExitCode {
             println!("FAIL {name}");
         }
     }
+    println!("end");
     ExitCode::from(u8::from(failed))
 }
