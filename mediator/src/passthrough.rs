@@ -6,7 +6,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use iommu::function::{DmaAccess, Function, FunctionError, Interposer, irq};
+use igb::register::Access;
+use igb::{PVTEIMC, Register, vf};
+use iommu::function::{DmaAccess, Function, FunctionError, Interposer, irq, region};
 use iommu::iova::last_address;
 use iommu::pci::touches_msi_window;
 use nix::errno::Errno;
@@ -72,6 +74,7 @@ impl Windows {
 /// - Memory that comes without a file is a window that the hardware does not reach. A client has such
 ///   windows (a machine's firmware is one), and no device ever looks for anything there; one that does
 ///   finds the I/O MMU closed. Nobody could answer for the client: hardware knows no messages.
+/// - After a reset nothing of the last tenant is left, whatever the card's own reset leaves.
 /// - What a client may have mapped is bounded, as its pages stay in memory for as long, and count
 ///   against the one limit that all VFs of this process share.
 /// - A fatal error of the device takes the VF away, whatever the client has set for that index: the
@@ -156,7 +159,34 @@ fn refused(operation: &'static str, errno: Errno) -> FunctionError {
     FunctionError::Refused { operation, errno }
 }
 
+/// What a reset of hardware may leave of a tenant: rings, vectors, throttles, mailbox memory. The
+/// datasheet has a VF's reset clear its enables; what else it clears is the card's own affair, and QEMU's
+/// igb clears nothing else.
+fn scrub(function: &dyn Function) -> Result<(), FunctionError> {
+    let put =
+        |offset: u32, value: u32| function.post(region::BAR0, offset.into(), &value.to_le_bytes());
+    put(vf::VTEIMC::OFFSET, PVTEIMC::VECTORS.mask())?;
+    for info in &vf::WINDOW {
+        // These two do something when they are written.
+        let acts = [vf::VTCTRL::OFFSET, vf::V2PMAILBOX::OFFSET].contains(&info.offset);
+        for index in 0..info.count {
+            let offset = info.offset + index * info.stride;
+            match info.access {
+                Access::ReadWrite if !acts => put(offset, info.id.info().reset)?,
+                Access::ReadClear => function.read(region::BAR0, offset.into(), &mut [0; 4])?,
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Interposer for Passthrough {
+    fn reset(&self) -> Result<(), FunctionError> {
+        self.inner.reset()?;
+        scrub(self.inner.as_ref())
+    }
+
     fn inner(&self) -> &dyn Function {
         self.inner.as_ref()
     }

@@ -1,5 +1,6 @@
 //! A card, a mediator, a PF driver and VF drivers in one process, wired in one of two ways.
 
+mod hardware;
 mod pf;
 mod progress;
 mod testimony;
@@ -8,23 +9,19 @@ mod vfs;
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use igb::FunctionId;
-use igb_driver::netdev::Changes;
+use igb_driver::netdev::{Changes, NetDevice as _};
 use igb_model::{DropReason, MailboxMode, PortReport};
 use iommu::backend::kernel::{KernelPlace, PciAddress};
 use iommu::backend::{InProcess, Place};
-use iommu::function::{
-    DmaAccess, DmaHandler, Function, FunctionError, Interposer, Region, RegionFlags,
-};
+use iommu::function::Function;
 use mediator::kernel_nic::KernelNic;
 use mediator::limits::Limits;
 use mediator::nic::{Nic, SocketNic};
-use mediator::passthrough::Passthrough;
 use mediator::{Mediator, MediatorOptions};
 use mediator_protocol::Token;
 use pf_driver::Policy;
@@ -35,6 +32,7 @@ use vfio_user::device::Device;
 use vfio_user_device::sockets::{SocketDir, Sockets};
 use vfio_user_device::{Card, CardOptions};
 
+use self::hardware::HardwareNic;
 use crate::pf_thread::PfThread;
 
 /// How long anything may take before the test fails. Long, because machines are slow; what a test
@@ -117,47 +115,6 @@ pub enum Station {
 
 struct CardNic(Arc<Card>);
 
-/// A card like a real one behind the kernel's VFIO.
-struct HardwareNic(CardNic, Limits);
-
-/// A VF of it.
-struct HardwareVf(Arc<dyn Function>);
-
-impl Interposer for HardwareVf {
-    fn inner(&self) -> &dyn Function {
-        self.0.as_ref()
-    }
-
-    fn region(&self, index: u32) -> Result<Region, FunctionError> {
-        let region = self.0.region(index)?;
-        Ok(Region {
-            size: region.size,
-            flags: region.flags - RegionFlags::MMAP,
-            ..Region::absent()
-        })
-    }
-
-    fn dma_map(
-        &self,
-        iova: u64,
-        size: u64,
-        access: DmaAccess,
-        file: Option<(BorrowedFd<'_>, u64)>,
-    ) -> Result<(), FunctionError> {
-        assert!(file.is_some(), "hardware is given memory only");
-        self.0.dma_map(iova, size, access, file)
-    }
-
-    fn set_dma_handler(&self, _: Arc<dyn DmaHandler>) {}
-}
-
-impl Nic for HardwareNic {
-    fn connect(&self, vf: u16) -> Result<Arc<dyn Function>, Box<dyn Error + Send + Sync>> {
-        let function = HardwareVf(self.0.connect(vf)?);
-        Ok(Arc::new(Passthrough::new(Arc::new(function), &self.1)))
-    }
-}
-
 impl Nic for CardNic {
     fn connect(&self, vf: u16) -> Result<Arc<dyn Function>, Box<dyn Error + Send + Sync>> {
         let id = u8::try_from(vf)
@@ -227,6 +184,8 @@ impl Rig {
         self.start_mediator();
         self.start_pf(|_| ());
         self.sriov_configure(vfs);
+        // A card that is not ours negotiates its link.
+        self.wait("the link", |rig| rig.pf(|pf| pf.carrier()));
     }
 
     /// [`Self::start`] with the default setup, and a driver on each VF.
@@ -256,7 +215,7 @@ impl Rig {
             Wiring::Kernel(pf) => Arc::new(kernel_nic(pf, self.setup.limits)),
             Wiring::Hardware => {
                 let nic = CardNic(Arc::clone(self.card()));
-                Arc::new(HardwareNic(nic, self.setup.limits))
+                Arc::new(HardwareNic::new(nic, self.setup.limits))
             }
             Wiring::Sockets => Arc::new(SocketNic::new(&self.path("card"))),
         };

@@ -11,6 +11,11 @@ pub const OUR_CARD_ONLY: &[(&str, &str)] = &[
     ("dma::dma_into_the_msi_window_faults", THE_CARDS_FAULTS),
     ("dma::dma_across_an_edge_faults", THE_CARDS_FAULTS),
     ("dma::dma_after_unmap_faults", THE_CARDS_FAULTS),
+    ("reset::a_pf_reset_under_vfs", A_PF_THAT_DIES),
+    (
+        "reset::a_pf_driver_that_comes_back_adopts_its_vfs",
+        A_PF_THAT_DIES,
+    ),
     (
         "policy::each_vf_sees_its_own_link",
         "pulls the card's cable",
@@ -29,7 +34,19 @@ pub const OUR_CARD_ONLY: &[(&str, &str)] = &[
 ];
 const THE_CARDS_FAULTS: &str =
     "asks the card for its last fault; on the kernel's that is the IOMMU's";
+const A_PF_THAT_DIES: &str = "wants VFs to go on without a PF driver; the kernel resets a PF whose driver dies, and all with it";
 const THE_CARDS_COUNTERS: &str = "asks the card for its counters and drops";
+
+/// Bodies that ask for what a foreign card may lack, with the words of the PF driver's report of gaps
+/// that tell.
+pub const NEEDS: &[(&str, &str)] = &[
+    (
+        "traffic::broadcast_reaches_all_but_its_sender",
+        "exclusion of the sender's own pool",
+    ),
+    ("policy::unicast_promiscuity_needs_trust", "promiscuous VFs"),
+    ("attack::an_invalidation_storm", "rate limits"),
+];
 
 /// Declares the modules and makes of one list both the table of bodies and the tests.
 macro_rules! scenarios {
@@ -152,7 +169,7 @@ mod tests {
 
     #[test]
     fn bodies_for_our_card_alone_are_bodies() {
-        for (name, _) in OUR_CARD_ONLY {
+        for (name, _) in OUR_CARD_ONLY.iter().chain(NEEDS) {
             assert!(ALL.iter().any(|(known, _)| known == name), "{name}");
         }
     }
