@@ -21,3 +21,4 @@ pub mod interrupt;
 pub mod iova;
 pub mod memory;
 pub mod pci;
+pub mod windows;

@@ -1,7 +1,6 @@
 //! A VF of hardware, as a slot relays it: what a card on a vfio-user socket does for its client by
 //! itself, and hardware behind the kernel's VFIO does not.
 
-use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +10,7 @@ use igb::{PVTEIMC, Register, vf};
 use iommu::function::{DmaAccess, Function, FunctionError, Interposer, irq, region};
 use iommu::iova::last_address;
 use iommu::pci::touches_msi_window;
+use iommu::windows::Windows;
 use nix::errno::Errno;
 
 use crate::limits::Limits;
@@ -18,55 +18,13 @@ use crate::limits::Limits;
 /// What a client is told that it may have when it connects.
 const MOST_WINDOWS: usize = u16::MAX as usize;
 
-/// A DMA window of the client's.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    last: u64,
-    /// The hardware reaches it: it is a file's memory, and stays in place for as long.
-    reached: bool,
-}
-
-/// By first address; no two overlap.
+/// What a client has open.
 #[derive(Debug, Default)]
-struct Windows {
-    by_address: BTreeMap<u64, Window>,
-    /// Bytes in those that are reached.
-    bytes: u64,
-}
-
-impl Windows {
-    fn overlap(&self, first: u64, last: u64) -> bool {
-        let below = self.by_address.range(..=last).next_back();
-        below.is_some_and(|(_, window)| window.last >= first)
-    }
-
-    fn insert(&mut self, first: u64, last: u64, reached: bool) {
-        if reached {
-            self.bytes += last - first + 1;
-        }
-        self.by_address.insert(first, Window { last, reached });
-    }
-
-    /// The windows inside `first ..= last`; `EINVAL` if one reaches over an end.
-    fn inside(&self, first: u64, last: u64) -> Result<Vec<u64>, Errno> {
-        let before = self.by_address.range(..first).next_back();
-        let end = self.by_address.range(..=last).next_back();
-        if before.is_some_and(|(_, window)| window.last >= first)
-            || end.is_some_and(|(_, window)| window.last > last)
-        {
-            return Err(Errno::EINVAL);
-        }
-        let inside = self.by_address.range(first..=last);
-        Ok(inside.map(|(first, _)| *first).collect())
-    }
-
-    fn remove(&mut self, first: u64) {
-        if let Some(window) = self.by_address.remove(&first)
-            && window.reached
-        {
-            self.bytes -= window.last - first + 1;
-        }
-    }
+struct Open {
+    /// A file's memory, which stays in place for as long: the hardware reaches it.
+    reached: Windows,
+    /// Memory without a file, which it does not reach.
+    unreached: Windows,
 }
 
 /// A VF of hardware.
@@ -82,7 +40,7 @@ impl Windows {
 pub struct Passthrough {
     inner: Arc<dyn Function>,
     most_bytes: u64,
-    windows: Mutex<Windows>,
+    open: Mutex<Open>,
     /// A refusal was told of.
     told: AtomicBool,
 }
@@ -93,13 +51,13 @@ impl Passthrough {
         Self {
             inner,
             most_bytes: u64::from(limits.dma_mib) << 20,
-            windows: Mutex::default(),
+            open: Mutex::default(),
             told: AtomicBool::new(false),
         }
     }
 
-    fn windows(&self) -> MutexGuard<'_, Windows> {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A client must not fill the log with what it asks for.
@@ -120,7 +78,7 @@ impl Passthrough {
         }
     }
 
-    fn open(
+    fn map(
         &self,
         iova: u64,
         size: u64,
@@ -129,28 +87,30 @@ impl Passthrough {
     ) -> Result<(), FunctionError> {
         let refused = |errno| refused("DMA_MAP", errno);
         let last = last_address(iova, size).ok_or_else(|| refused(Errno::EINVAL))?;
-        let mut windows = self.windows();
+        let length = usize::try_from(size).map_err(|_| refused(Errno::EINVAL))?;
         // Where there is memory behind it, the I/O MMU refuses it too.
         if touches_msi_window(iova, last) {
             return Err(refused(Errno::EINVAL));
         }
-        if windows.overlap(iova, last) {
+        let mut open = self.open();
+        if open.reached.overlap(iova, last) || open.unreached.overlap(iova, last) {
             return Err(refused(Errno::EEXIST));
         }
-        if windows.by_address.len() >= MOST_WINDOWS {
+        if open.reached.len() + open.unreached.len() >= MOST_WINDOWS {
             return Err(refused(Errno::ENOSPC));
         }
-        if file.is_some() {
-            if size > self.most_bytes - windows.bytes.min(self.most_bytes) {
-                return Err(self.too_much());
-            }
-            self.inner.dma_map(iova, size, access, file)?;
-        } else {
+        if file.is_none() {
             log::debug!(
                 "{size:#x} bytes at {iova:#x} have no file: the hardware does not reach them"
             );
+            open.unreached.insert(iova, length);
+            return Ok(());
         }
-        windows.insert(iova, last, file.is_some());
+        if size > self.most_bytes.saturating_sub(open.reached.bytes()) {
+            return Err(self.too_much());
+        }
+        self.inner.dma_map(iova, size, access, file)?;
+        open.reached.insert(iova, length);
         Ok(())
     }
 }
@@ -198,26 +158,30 @@ impl Interposer for Passthrough {
         access: DmaAccess,
         file: Option<(BorrowedFd<'_>, u64)>,
     ) -> Result<(), FunctionError> {
-        self.open(iova, size, access, file)
+        self.map(iova, size, access, file)
             .inspect_err(|error| self.tell(error))
     }
 
     fn dma_unmap(&self, iova: u64, size: u64) -> Result<(), FunctionError> {
         let refused = |errno| refused("DMA_UNMAP", errno);
         let last = last_address(iova, size).ok_or_else(|| refused(Errno::EINVAL))?;
-        let mut windows = self.windows();
-        let inside = windows.inside(iova, last).map_err(refused)?;
+        let mut open = self.open();
+        let unreached = open.unreached.inside(iova, last).map_err(refused)?;
+        let reached = open.reached.inside(iova, last).map_err(refused)?;
         self.inner.dma_unmap(iova, size)?;
-        for first in inside {
-            windows.remove(first);
+        for (first, _) in unreached {
+            open.unreached.remove(first);
+        }
+        for (first, _) in reached {
+            open.reached.remove(first);
         }
         Ok(())
     }
 
     fn dma_unmap_all(&self) -> Result<(), FunctionError> {
-        let mut windows = self.windows();
+        let mut open = self.open();
         self.inner.dma_unmap_all()?;
-        *windows = Windows::default();
+        *open = Open::default();
         Ok(())
     }
 
@@ -245,50 +209,5 @@ impl Interposer for Passthrough {
             return Ok(());
         }
         self.inner.trigger_irqs(index, start, vectors)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Windows are as a list of them would be, and the bytes are those of the reached ones.
-        #[test]
-        fn windows_are_like_a_list(
-            steps in prop::collection::vec((any::<bool>(), 0u64..40, 1u64..12, any::<bool>()), 0..80),
-        ) {
-            let mut windows = Windows::default();
-            let mut list: Vec<(u64, u64, bool)> = Vec::new();
-            for (open, first, size, reached) in steps {
-                let last = first + size - 1;
-                let overlap = list.iter().any(|(a, b, _)| *a <= last && first <= *b);
-                if open {
-                    prop_assert_eq!(windows.overlap(first, last), overlap);
-                    if !overlap {
-                        windows.insert(first, last, reached);
-                        list.push((first, last, reached));
-                    }
-                } else {
-                    let cut = list.iter().any(|(a, b, _)| {
-                        *a <= last && first <= *b && !(first <= *a && *b <= last)
-                    });
-                    let inside = windows.inside(first, last);
-                    prop_assert_eq!(inside.is_err(), cut);
-                    let gone = inside.unwrap_or_default();
-                    for at in &gone {
-                        windows.remove(*at);
-                    }
-                    let before = list.len();
-                    if !cut {
-                        list.retain(|(a, b, _)| !(first <= *a && *b <= last));
-                    }
-                    prop_assert_eq!(before - list.len(), gone.len());
-                }
-                let bytes: u64 = list.iter().filter(|w| w.2).map(|(a, b, _)| b - a + 1).sum();
-                prop_assert_eq!(windows.bytes, bytes);
-            }
-        }
     }
 }

@@ -25,7 +25,6 @@ mod sriov;
 mod sys;
 mod sysfs;
 mod tree;
-mod windows;
 
 use std::fs::File;
 use std::io;
@@ -53,11 +52,11 @@ use self::space::Space;
 use self::sys::{Registers, Vectors};
 use self::sysfs::Sysfs;
 pub use self::sysfs::VfOf;
-use self::windows::Windows;
 use crate::function::{Function, FunctionError};
 use crate::interrupt::InterruptSet;
 use crate::iova::last_address;
 use crate::pci;
+use crate::windows::Windows;
 
 /// One region of the device.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub(super) use self::bitmap::Piece;
 use self::bitmap::pieces;
 use super::KernelVfio;
 use crate::iova::last_address;
+use crate::windows::Windows;
 
 /// Bytes of bitmaps that one answer may have: 8 TiB in pages of 4 KiB.
 const MOST_AT_ONCE: u64 = 256 << 20;
@@ -183,7 +184,7 @@ impl KernelVfio {
     /// The windows inside a range, of which there are some.
     fn whole_windows(
         &self,
-        windows: &super::Windows,
+        windows: &Windows,
         iova: u64,
         size: u64,
     ) -> Result<Vec<(u64, usize)>, DirtyError> {

@@ -21,12 +21,12 @@ use super::page_table::Table;
 use super::space::{Kind, Space};
 use super::sys::{self, Registers, Vectors};
 use super::sysfs::Sysfs;
-use super::windows::Windows;
 use super::{Bar, Interrupts, KernelVfio};
 use crate::function::Function as _;
 use crate::interrupt::InterruptSet;
 use crate::memory::PAGE_SIZE;
 use crate::pci;
+use crate::windows::Windows;
 
 impl KernelVfio {
     /// Open a function that is bound to vfio-pci, in a container of its own. The kernel resets it.
