@@ -2,8 +2,9 @@
 //! looking for what is left behind, `windows limit vfio:0000:BB:DD.F` more of them than there can be,
 //! and `windows files vfio:0000:BB:DD.F` of files of several kinds; `windows dirty
 //! vfio:0000:BB:DD.F` asks which of their pages were written; `windows together
-//! vfio:PF,vf_token=UUID vfio:VF,vf_token=UUID` has both in one container. Nothing is asked of the
-//! device itself but VFs.
+//! vfio:PF,vf_token=UUID vfio:VF,vf_token=UUID` has both in one container; `windows table
+//! vfio:0000:BB:DD.F` looks for a way to the device's MSI-X table. Nothing else is asked of the device
+//! itself but VFs.
 
 use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
@@ -332,7 +333,8 @@ fn run() -> Result<String, Box<dyn Error>> {
     }
     let [what, place] = arguments.as_slice() else {
         return Err(
-            "write: windows cycles|limit|files|dirty DEVICE, or windows together PF VF".into(),
+            "write: windows cycles|limit|files|dirty|table DEVICE, or windows together PF VF"
+                .into(),
         );
     };
     if what == "dirty" {
@@ -343,8 +345,28 @@ fn run() -> Result<String, Box<dyn Error>> {
         "cycles" => cycles(function),
         "limit" => limit(function.as_ref()),
         "files" => of_files(function.as_ref()),
-        other => Err(format!("{other:?} is none of cycles, limit, files and dirty").into()),
+        "table" => table(function.as_ref()),
+        other => Err(format!("{other:?} is none of cycles, limit, files, dirty and table").into()),
     }
+}
+
+/// The kernel keeps addresses and data of interrupts to itself: reads give ones, writes are lost.
+fn table(function: &dyn Function) -> Result<String, Box<dyn Error>> {
+    const MSIX_BAR_OF_AN_82576: u32 = 3;
+    let entry = || -> Result<[u8; 16], Box<dyn Error>> {
+        let mut entry = [0; 16];
+        function.read(MSIX_BAR_OF_AN_82576, 0, &mut entry)?;
+        Ok(entry)
+    };
+    let before = entry()?;
+    // Refused or lost: either will do.
+    let written = function.write(MSIX_BAR_OF_AN_82576, 0, &[0x5A; 16]);
+    let after = entry()?;
+    let said = format!("read {before:x?}, written {written:?}, read {after:x?}");
+    if before != [0xFF; 16] || after != before {
+        return Err(said.into());
+    }
+    Ok(said)
 }
 
 fn main() -> ExitCode {

@@ -20,6 +20,11 @@ pub const POWER_MANAGEMENT_ID: u8 = 0x01;
 /// Power management capability: Control/Status, relative to it; the power state is in bits 1:0.
 pub const POWER_CONTROL: u64 = 0x04;
 
+/// Capability id of MSI-X.
+pub const MSIX_ID: u8 = 0x11;
+/// MSI-X capability: which BAR has the table, relative to it; bits 2:0.
+pub const MSIX_TABLE: u64 = 0x04;
+
 /// Where extended capabilities begin; everything below is the legacy configuration space.
 pub const EXTENDED_CAPABILITIES: u64 = 0x100;
 /// Bytes of the configuration space of a PCI Express function.

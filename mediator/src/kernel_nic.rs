@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use igb::pci::{VENDOR_INTEL, VF_DEVICE_ID};
-use iommu::backend::kernel::{KernelPlace, PciAddress};
+use iommu::backend::kernel::{KernelPlace, PciAddress, VfOf};
 use iommu::backend::{OpenError, Place};
 use iommu::function::{Function, FunctionError};
 use vfio_user::device::region;
@@ -37,16 +37,13 @@ pub enum KernelNicError {
     },
     /// VFs of two PFs.
     #[error(
-        "{first} and {second} are both VF {number}, of two PFs; a mediator has one PF driver, so run one \
-         for each PF"
+        "{first} and {second} are VFs of two PFs; a mediator has one PF driver, so run one for each PF"
     )]
     TwoPfs {
         /// One.
         first: PciAddress,
         /// The other.
         second: PciAddress,
-        /// The number of both.
-        number: u16,
     },
     /// It does not open.
     #[error(transparent)]
@@ -112,26 +109,21 @@ impl KernelNic {
         Ok(Self { vfs, limits })
     }
 
-    /// Those that are there, each with its number.
-    fn there(&self) -> impl Iterator<Item = (&Place, PciAddress, u16)> {
-        self.vfs
-            .iter()
-            .filter_map(|(place, at)| Some((place, at.address, at.address.vf()?.number)))
+    /// Those that are there, each with its place among the VFs of its PF.
+    fn there(&self) -> Vec<(&Place, PciAddress, VfOf)> {
+        let vfs = self.vfs.iter();
+        vfs.filter_map(|(place, at)| Some((place, at.address, at.address.vf()?)))
+            .collect()
     }
 
     fn open(&self, number: u16) -> Result<Arc<dyn Function>, KernelNicError> {
-        let mut found = self.there().filter(|(_, _, n)| *n == number);
-        let Some((place, address, _)) = found.next() else {
-            let known = self.there().map(|(_, address, n)| (address, n)).collect();
+        let there = self.there();
+        one_pf(&there)?;
+        let Some(&(place, address, _)) = there.iter().find(|(_, _, of)| of.number == number) else {
+            let known = there.iter().map(|(_, address, of)| (*address, of.number));
+            let known = known.collect();
             return Err(KernelNicError::NoSuchVf { number, known });
         };
-        if let Some((_, second, _)) = found.next() {
-            return Err(KernelNicError::TwoPfs {
-                first: address,
-                second,
-                number,
-            });
-        }
         let function = place.open()?;
         let mut ids = [0; 4];
         let asked = function.read(region::CONFIG, 0, &mut ids);
@@ -148,6 +140,20 @@ impl KernelNic {
     }
 }
 
+/// The PF driver's policy is for the VFs of one card.
+fn one_pf<T>(there: &[(T, PciAddress, VfOf)]) -> Result<(), KernelNicError> {
+    match there {
+        [(_, first, of), rest @ ..] => match rest.iter().find(|(_, _, other)| other.pf != of.pf) {
+            Some(&(_, second, _)) => Err(KernelNicError::TwoPfs {
+                first: *first,
+                second,
+            }),
+            None => Ok(()),
+        },
+        [] => Ok(()),
+    }
+}
+
 impl Nic for KernelNic {
     fn connect(&self, vf: u16) -> Result<Arc<dyn Function>, Box<dyn Error + Send + Sync>> {
         Ok(self.open(vf)?)
@@ -155,7 +161,8 @@ impl Nic for KernelNic {
 
     /// One whose address is not on the bus yet may be any.
     fn serves(&self, vf: u16) -> bool {
-        self.there().count() < self.vfs.len() || self.there().any(|(_, _, number)| number == vf)
+        let there = self.there();
+        there.len() < self.vfs.len() || there.iter().any(|(_, _, of)| of.number == vf)
     }
 }
 
@@ -189,6 +196,26 @@ mod tests {
         let error = error.to_string();
         assert!(
             error.contains("number 3") && error.contains("none of them is there"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn vfs_of_two_pfs_are_refused_whatever_their_numbers() {
+        let address = |text: &str| text.parse::<PciAddress>().expect("an address");
+        let vf = |at: &str, pf: &str, number| {
+            let pf = address(pf);
+            ((), address(at), VfOf { pf, number })
+        };
+        let mut there = vec![
+            vf("0000:01:10.0", "0000:01:00.0", 0),
+            vf("0000:01:10.2", "0000:01:00.0", 1),
+        ];
+        one_pf(&there).expect("one PF");
+        there.push(vf("0000:02:10.4", "0000:02:00.0", 2));
+        let error = one_pf(&there).unwrap_err().to_string();
+        assert!(
+            error.contains("0000:01:10.0") && error.contains("0000:02:10.4"),
             "{error}"
         );
     }

@@ -16,6 +16,8 @@ use mediator::limits::Limits;
 use mediator::nic::{Nic, SocketNic};
 use mediator::{Backchannel, Mediator, MediatorOptions, SlotInfo};
 use mediator_protocol::Token;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::Uid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -173,6 +175,7 @@ fn run(args: RunArgs) -> Result<()> {
 /// The card that --nic or --vf name.
 fn card(directory: Option<&Path>, vfs: Vec<Place>, limits: Limits) -> Result<Arc<dyn Nic>> {
     let Some(directory) = directory else {
+        warn_of_locked_memory(vfs.len() as u64 * (u64::from(limits.dma_mib) << 20));
         return Ok(Arc::new(KernelNic::new(vfs, limits).context("--vf")?));
     };
     if !directory.is_dir() {
@@ -182,6 +185,18 @@ fn card(directory: Option<&Path>, vfs: Vec<Place>, limits: Limits) -> Result<Arc
         );
     }
     Ok(Arc::new(SocketNic::new(directory)))
+}
+
+/// What clients have mapped is locked, all of it on this process's account.
+fn warn_of_locked_memory(wanted: u64) {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+    if limit < wanted && !Uid::effective().is_root() {
+        log::warn!(
+            "this process may lock {limit} bytes (ulimit -l), and the clients of its VFs may have {wanted} \
+             mapped: one that has much leaves the others little. Raise the one, or lower \"dma_mib\" in \
+             the file of --limits"
+        );
+    }
 }
 
 fn read_token(path: &Path) -> Result<Token> {

@@ -1,11 +1,13 @@
 //! A VF of hardware, as a slot relays it: what a card on a vfio-user socket does for its client by
 //! itself, and hardware behind the kernel's VFIO does not.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use igb::register::Access;
+use igb::vf::Scope;
 use igb::{PVTEIMC, Register, vf};
 use iommu::function::{DmaAccess, Function, FunctionError, Interposer, irq, region};
 use iommu::iova::last_address;
@@ -27,12 +29,21 @@ struct Open {
     unreached: Windows,
 }
 
+/// The counters of a VF, which no VF can clear and, in hardware, no reset does.
+fn counters() -> impl Iterator<Item = u64> {
+    let counters = vf::WINDOW
+        .iter()
+        .filter(|info| info.access == Access::ReadOnly && info.scope == Scope::Function);
+    counters.map(|info| info.offset.into())
+}
+
 /// A VF of hardware.
 ///
 /// - Memory that comes without a file is a window that the hardware does not reach. A client has such
 ///   windows (a machine's firmware is one), and no device ever looks for anything there; one that does
 ///   finds the I/O MMU closed. Nobody could answer for the client: hardware knows no messages.
-/// - After a reset nothing of the last tenant is left, whatever the card's own reset leaves.
+/// - Nothing of the last tenant is left to the next, whatever the card's own reset leaves. (A reset that
+///   a client makes by itself, CTRL.RST or an FLR, clears what the card clears.)
 /// - What a client may have mapped is bounded, as its pages stay in memory for as long, and count
 ///   against the one limit that all VFs of this process share.
 /// - A fatal error of the device takes the VF away, whatever the client has set for that index: the
@@ -41,6 +52,8 @@ pub struct Passthrough {
     inner: Arc<dyn Function>,
     most_bytes: u64,
     open: Mutex<Open>,
+    /// The counters as they were at the last reset: a tenant's begin at 0.
+    counted: RwLock<BTreeMap<u64, u32>>,
     /// A refusal was told of.
     told: AtomicBool,
 }
@@ -52,6 +65,7 @@ impl Passthrough {
             inner,
             most_bytes: u64::from(limits.dma_mib) << 20,
             open: Mutex::default(),
+            counted: RwLock::default(),
             told: AtomicBool::new(false),
         }
     }
@@ -119,6 +133,12 @@ fn refused(operation: &'static str, errno: Errno) -> FunctionError {
     FunctionError::Refused { operation, errno }
 }
 
+fn read_register(function: &dyn Function, offset: u64) -> Result<u32, FunctionError> {
+    let mut value = [0; 4];
+    function.read(region::BAR0, offset, &mut value)?;
+    Ok(u32::from_le_bytes(value))
+}
+
 /// What a reset of hardware may leave of a tenant: rings, vectors, throttles, mailbox memory. The
 /// datasheet has a VF's reset clear its enables; what else it clears is the card's own affair, and QEMU's
 /// igb clears nothing else.
@@ -144,7 +164,32 @@ fn scrub(function: &dyn Function) -> Result<(), FunctionError> {
 impl Interposer for Passthrough {
     fn reset(&self) -> Result<(), FunctionError> {
         self.inner.reset()?;
-        scrub(self.inner.as_ref())
+        scrub(self.inner.as_ref())?;
+        let counted = counters().map(|at| Ok((at, read_register(self.inner.as_ref(), at)?)));
+        let counted = counted.collect::<Result<_, FunctionError>>()?;
+        *self.counted.write().unwrap_or_else(PoisonError::into_inner) = counted;
+        Ok(())
+    }
+
+    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), FunctionError> {
+        self.inner.read(region, offset, data)?;
+        if region != region::BAR0 {
+            return Ok(());
+        }
+        let counted = self.counted.read().unwrap_or_else(PoisonError::into_inner);
+        let end = offset.saturating_add(data.len() as u64);
+        for (&at, &base) in counted.range(offset.saturating_sub(3)..end) {
+            // A part of a counter is a part of the difference, which the whole alone tells.
+            let value = read_register(self.inner.as_ref(), at)?.wrapping_sub(base);
+            for (byte, place) in value.to_le_bytes().into_iter().zip(at..) {
+                if let Some(n) = place.checked_sub(offset)
+                    && let Some(part) = usize::try_from(n).ok().and_then(|n| data.get_mut(n))
+                {
+                    *part = byte;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn inner(&self) -> &dyn Function {
@@ -168,11 +213,12 @@ impl Interposer for Passthrough {
         let mut open = self.open();
         let unreached = open.unreached.inside(iova, last).map_err(refused)?;
         let reached = open.reached.inside(iova, last).map_err(refused)?;
-        self.inner.dma_unmap(iova, size)?;
         for (first, _) in unreached {
             open.unreached.remove(first);
         }
-        for (first, _) in reached {
+        // One by one: where one fails, what is kept of the others is right.
+        for (first, length) in reached {
+            self.inner.dma_unmap(first, length as u64)?;
             open.reached.remove(first);
         }
         Ok(())

@@ -42,6 +42,9 @@ enum Part {
     MailboxMemory,
     V2p,
     Pass,
+    /// No register of a VF's: what a card has there (an alias of CTRL, a register of the whole card) is
+    /// not the VF's to reach.
+    Nothing,
 }
 
 impl Part {
@@ -51,6 +54,7 @@ impl Part {
             STATUS_AT => Self::Status,
             V2P => Self::V2p,
             MEMORY_FIRST..MEMORY_END => Self::MailboxMemory,
+            offset if vf::window_at(offset as u32).is_none() => Self::Nothing,
             _ => Self::Pass,
         }
     }
@@ -66,7 +70,7 @@ fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (Part, u64, std::ops:
         let at = offset + start as u64;
         let part = if at < PAGE { Part::at(at) } else { Part::Pass };
         let end = match part {
-            Part::Pass | Part::MailboxMemory => (start + 1..len)
+            Part::Pass | Part::Nothing | Part::MailboxMemory => (start + 1..len)
                 .find(|&n| {
                     let next = offset + n as u64;
                     (if next < PAGE {
@@ -154,6 +158,7 @@ impl Slot {
                 Part::Pass | Part::Ctrl => {
                     self.call(|function| function.read(region::BAR0, at, data))?
                 }
+                Part::Nothing => data.fill(0),
                 Part::MailboxMemory => {
                     self.channel(|channel, _, _| {
                         channel.read_memory((at - MEMORY_FIRST) as usize, data)
@@ -198,7 +203,7 @@ impl Slot {
                     }
                 }
                 // RO in the card.
-                Part::Status => {}
+                Part::Status | Part::Nothing => {}
                 Part::Ctrl => {
                     if Value::<PVTCTRL>::from_raw(widened(at, data)).has(PVTCTRL::RST) {
                         self.reset_downstream(ResetCause::CtrlRst, |function| {

@@ -62,7 +62,8 @@ impl PfDriver {
         // Looked at only now: a VF that asks has ended its reset, and a reset that is seen after its
         // Init was granted would take the queues away again.
         self.handle_vf_resets()?;
-        // Before the requests: a VF that has sent one has acknowledged the answer before it.
+        // Before the requests, whose answers are unread anew. A VF that acknowledges none hears no news
+        // until it is reset; that harms nobody else.
         self.mailboxes.unread &= !(causes.get(MBVFICR::VFACK) as u8);
         for vf in 0..MAX_VFS {
             if causes.get(MBVFICR::VFREQ) & 1 << vf == 0 {

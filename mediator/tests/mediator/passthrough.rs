@@ -4,7 +4,8 @@ use std::error::Error;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use iommu::function::{DmaAccess, Function, FunctionError, irq};
+use igb::{Register, vf};
+use iommu::function::{DmaAccess, Function, FunctionError, irq, region};
 use iommu::interrupt::EventFd;
 use iommu::memory::SharedMemory;
 use mediator::limits::Limits;
@@ -186,4 +187,31 @@ fn windows_end_with_their_tenant() {
     pf.until(|message| matches!(message, ToPf::Detached { .. }));
     pf.until(|message| matches!(message, ToPf::Reset { .. }));
     open(&Guest::attach(&mediator, 0)).expect("the next tenant has as much");
+}
+
+#[test]
+fn a_tenants_counters_begin_at_0_and_go_on_from_there() {
+    let (mediator, card, mut pf, guest) = on_hardware(Limits::default());
+    let count = |n| card.vf(0).set_register(vf::VFGPRC::OFFSET, n);
+    count(0x0001_FFF0);
+    assert_eq!(guest.read(vf::VFGPRC::OFFSET), 0x0001_FFF0);
+    drop(guest);
+    pf.until(|message| matches!(message, ToPf::Detached { .. }));
+    pf.until(|message| matches!(message, ToPf::Reset { .. }));
+    let guest = Guest::attach(&mediator, 0);
+    assert_eq!(guest.read(vf::VFGPRC::OFFSET), 0);
+    count(0x0002_0105);
+    assert_eq!(guest.read(vf::VFGPRC::OFFSET), 0x115);
+    // In parts, and with what stands beside it.
+    let part = |offset: u32, len: usize| {
+        let mut data = vec![0xAA; len];
+        let at = u64::from(vf::VFGPRC::OFFSET + offset);
+        guest.function.read(region::BAR0, at, &mut data).unwrap();
+        data
+    };
+    assert_eq!(part(0, 1), [0x15]);
+    assert_eq!(part(1, 2), [0x01, 0]);
+    assert_eq!(part(0, 8), [0x15, 0x01, 0, 0, 0, 0, 0, 0]);
+    count(5);
+    assert_eq!(guest.read(vf::VFGPRC::OFFSET), 0xFFFE_0015, "they wrap");
 }

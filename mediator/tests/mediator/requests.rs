@@ -193,6 +193,32 @@ fn a_reset_of_the_pf_before_a_tenant_came_is_no_news_to_it() {
     assert_eq!(guest.v2p(), 0);
 }
 
+/// What a card may have in page 0 that is no register of a VF's: QEMU's igb has an alias of CTRL, by which a
+/// VF would reset itself unseen, and a register of the PF's.
+#[test]
+fn page_0_has_the_registers_of_a_vf_and_no_others() {
+    let (mediator, card) = mediator(1, |_| {});
+    let mut pf = FakePf::connect(&mediator);
+    pf.offer(0);
+    let guest = Guest::attach(&mediator, 0);
+    let before = card.vf(0).log().len();
+    for offset in (0..0x1000)
+        .step_by(4)
+        .filter(|at| vf::window_at(*at).is_none())
+    {
+        card.vf(0).set_register(offset, 0x5A5A_5A5A);
+        guest.write(offset, PVTCTRL::RST.mask());
+        assert_eq!(guest.read(offset), 0, "{offset:#x}");
+    }
+    // Across the end of one that is.
+    let mut both = [0xAA; 8];
+    let at = vf::VTCTRL::OFFSET.into();
+    guest.function.read(region::BAR0, at, &mut both).unwrap();
+    assert_eq!(both[4..], [0; 4]);
+    let log = card.vf(0).log();
+    assert_eq!(log[before..], [], "nothing of it got to the card");
+}
+
 #[test]
 fn config_blocks_both_ways() {
     let (mediator, card) = mediator(1, |_| {});

@@ -11,6 +11,10 @@ pub const OUR_CARD_ONLY: &[(&str, &str)] = &[
     ("dma::dma_into_the_msi_window_faults", THE_CARDS_FAULTS),
     ("dma::dma_across_an_edge_faults", THE_CARDS_FAULTS),
     ("dma::dma_after_unmap_faults", THE_CARDS_FAULTS),
+    (
+        "traffic::a_write_is_done_before_what_follows",
+        "stores to registers as to memory, which those of hardware are not",
+    ),
     ("reset::a_pf_reset_under_vfs", A_PF_THAT_DIES),
     (
         "reset::a_pf_driver_that_comes_back_adopts_its_vfs",

@@ -9,6 +9,7 @@
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use vfio_user::device::DmaAccess;
 
 use super::sys::Mapped;
@@ -33,6 +34,9 @@ fn mode(access: DmaAccess) -> MapAccess {
     }
 }
 
+const NO_MEMORY: &str = "a device reaches memory files only, and this is another; give it memory of \
+                         memfd_create, of tmpfs or of hugetlbfs";
+
 /// Why a file is no memory for a device: the answer, and what would be.
 ///
 /// The rule is that of [`crate::address_space`] for what it maps. Pages of a file that another process
@@ -46,11 +50,7 @@ fn unfit(
     mode: MapAccess,
 ) -> (Errno, &'static str) {
     if !matches!(inspection.kind, FileKind::Tmpfs | FileKind::Hugetlbfs) {
-        return (
-            Errno::EINVAL,
-            "a device reaches memory files only, and this is another; give it memory of \
-             memfd_create, of tmpfs or of hugetlbfs",
-        );
+        return (Errno::EINVAL, NO_MEMORY);
     }
     if !inspection.permits(mode) {
         return (
@@ -85,6 +85,15 @@ impl<'a> Lent<'a> {
     ) -> Result<Self, FunctionError> {
         let operation = "DMA_MAP";
         let refused = |errno| FunctionError::Refused { operation, errno };
+        // First of all, as memory files alone know seals: nobody's file server is asked anything, who might
+        // never answer.
+        if fcntl(file, FcntlArg::F_GET_SEALS).is_err() {
+            return Err(FunctionError::Memory {
+                operation,
+                errno: Errno::EINVAL,
+                mend: NO_MEMORY,
+            });
+        }
         let inspection = Inspection::of(file).map_err(|error| match error {
             MemoryError::Inspect(errno) => refused(errno),
             _ => refused(Errno::EINVAL),

@@ -138,18 +138,30 @@ impl KernelVfio {
             lost: AtomicBool::new(false),
         };
         let system = |operation| move |source| KernelError::System { operation, source };
-        function.power = function
-            .find_power_management()
-            .map_err(system("reading configuration space"))?;
+        let reading = "reading configuration space";
+        let power = function.find_capability(pci::POWER_MANAGEMENT_ID);
+        function.power = power
+            .map_err(system(reading))?
+            .map(|at| at + pci::POWER_CONTROL);
+        let msix = function.find_capability(pci::MSIX_ID);
+        if let Some(at) = msix.map_err(system(reading))? {
+            // Left to pread and pwrite, by which the kernel keeps the table to itself: nobody who is handed
+            // this function's registers shall name addresses and data of interrupts.
+            let table = function.config_u16(at + pci::MSIX_TABLE);
+            let table = usize::from(table.map_err(system(reading))? & 7);
+            if let Some(bar) = function.bars.get_mut(table) {
+                bar.mapped.clear();
+            }
+        }
         let answers = function.answers();
         *function.decodes.get_mut().expect("nobody else has it yet") =
-            answers.map_err(system("reading configuration space"))?;
+            answers.map_err(system(reading))?;
         function.watch_for_loss();
         Ok(function)
     }
 
-    /// Offset of power management's Control/Status. The list is the device's: the walk is bounded.
-    fn find_power_management(&self) -> std::io::Result<Option<u64>> {
+    /// Offset of a capability. The list is the device's: the walk is bounded.
+    fn find_capability(&self, wanted: u8) -> std::io::Result<Option<u64>> {
         if self.config_u16(pci::STATUS)? & pci::STATUS_CAPABILITIES == 0 {
             return Ok(None);
         }
@@ -159,8 +171,8 @@ impl KernelVfio {
                 break;
             }
             let [id, next] = self.config_u16(at)?.to_le_bytes();
-            if id == pci::POWER_MANAGEMENT_ID {
-                return Ok(Some(at + pci::POWER_CONTROL));
+            if id == wanted {
+                return Ok(Some(at));
             }
             at = u64::from(next & 0xFC);
         }

@@ -21,6 +21,16 @@ impl Guest {
         Ok(())
     }
 
+    /// Where the card's interrupts go to is the kernel's to say.
+    pub(super) fn msix_table(&self, report: &mut Report) -> Result<()> {
+        let script = format!("exec {WINDOWS} table vfio:{}", self.pf);
+        let done = self.agent().exec(&["sh", "-c", &script], LONG)?;
+        let said = format!("{}{}", done.stdout.trim(), done.stderr.trim());
+        let name = "the MSI-X table is neither read nor written";
+        self.check(report, name, done.code == 0, said);
+        Ok(())
+    }
+
     /// Opening and closing windows, and more of them than the kernel gives.
     pub(super) fn windows(&self, report: &mut Report) -> Result<()> {
         let place = format!("vfio:{}", self.pf);

@@ -192,7 +192,7 @@ impl<'a> Bed<'a> {
         );
         for (name, from, to) in [
             ("TCP from the VF to the PF", VF_DRIVER, PF_ADDRESS),
-            ("TCP from the PF's side to the VF", OTHER_DRIVER, VF_ADDRESS),
+            ("TCP from one VF to the other", OTHER_DRIVER, VF_ADDRESS),
         ] {
             let sent = guest.ctl(from, &["send", to, "--bytes", &BYTES.to_string()])?;
             let same =
@@ -356,11 +356,17 @@ impl<'a> Bed<'a> {
         let said = refused.map_or_else(|error| format!("{error:#}"), |answer| answer.to_string());
         self.pf = guest.start_mediated_pf()?;
         let outcome = self.ping_until_back();
-        let detail = outcome.map(|ping| format!("meanwhile: {said}; then {ping}"));
+        let told = said.contains("pf-gone");
+        guest.check(
+            report,
+            "a request without a PF driver is answered so",
+            told,
+            said,
+        );
         guest.outcome(
             report,
             "the PF driver is killed, and the next takes over",
-            detail,
+            outcome,
         );
         Ok(())
     }
@@ -382,8 +388,23 @@ impl<'a> Bed<'a> {
         last
     }
 
-    fn end(self, report: &mut Report) -> Result<()> {
+    fn end(mut self, report: &mut Report) -> Result<()> {
         let guest = self.guest;
+        // With VFs on its bus and clients on them.
+        guest.stop(self.mediator)?;
+        let mediator = control(MEDIATOR);
+        let sockets = guest.shell(&format!(
+            "ls {BUS}; ls {PF_SOCKET} {mediator} 2>/dev/null; true"
+        ))?;
+        guest.check(
+            report,
+            "a mediator in use ends with 0 and removes its sockets",
+            sockets.trim().is_empty(),
+            sockets,
+        );
+        self.mediator = guest.start_mediator(&self.vfs)?;
+        let back = self.ping_until_back();
+        guest.outcome(report, "and the next takes over", back);
         guest.stop(self.pf)?;
         let left = guest.vfs()?;
         let slots = guest.ctl(MEDIATOR, &["list"])?["slots"].clone();
@@ -399,7 +420,9 @@ impl<'a> Bed<'a> {
         for job in [self.vf, self.other, self.mediator] {
             guest.stop(job)?;
         }
-        let sockets = guest.shell(&format!("ls {BUS}"))?;
+        let sockets = guest.shell(&format!(
+            "ls {BUS}; ls /run/*.ctl {PF_SOCKET} 2>/dev/null; true"
+        ))?;
         guest.check(
             report,
             "all of them end with 0 and remove their sockets",

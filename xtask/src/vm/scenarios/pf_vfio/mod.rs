@@ -25,6 +25,7 @@ pub(super) fn run(stage: &Stage<'_>, report: &mut Report) -> Result<()> {
         guest.bind(report)?;
         guest.limits(report)?;
         guest.dirty_pages(report)?;
+        guest.msix_table(report)?;
         guest.drive(report)?;
         guest.dma_outside(report)?;
         guest.pf_crash(report)?;
