@@ -104,6 +104,12 @@ impl KernelNic {
             if vfs.iter().any(|(_, other)| other.address == at.address) {
                 return Err(KernelNicError::Twice(at.address));
             }
+            match at.address.vf() {
+                Some(VfOf { pf, number }) => log::info!("{at} is VF {number} of {pf}"),
+                None => {
+                    log::info!("{at} is no VF yet; it is taken once its PF's driver has made it")
+                }
+            }
             vfs.push((place, at));
         }
         Ok(Self { vfs, limits })
