@@ -21,7 +21,7 @@ const MOST_CAPABILITIES: usize = 48;
 pub(crate) enum ConfigWrite {
     /// Goes to the card.
     Plain,
-    /// Goes to the card and resets the VF.
+    /// Goes to the card [without the bit](ConfigSpace::without_flr), and resets the VF.
     Flr,
 }
 
@@ -97,6 +97,18 @@ impl ConfigSpace {
             ConfigWrite::Plain
         }
     }
+
+    /// The write with Initiate FLR taken out of it.
+    pub(crate) fn without_flr(&self, offset: u64, data: &[u8]) -> Vec<u8> {
+        let upper = u64::from(self.device_control.load(Ordering::Relaxed)) + 1;
+        let mut rest = data.to_vec();
+        if let Some(n) = upper.checked_sub(offset)
+            && let Some(byte) = usize::try_from(n).ok().and_then(|n| rest.get_mut(n))
+        {
+            *byte &= !express::INITIATE_FLR.to_le_bytes()[1];
+        }
+        rest
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +149,12 @@ mod tests {
             ConfigWrite::Flr
         );
         assert_eq!(space.write(0xA9, &[0x80]), ConfigWrite::Flr);
+        assert_eq!(space.without_flr(0xA9, &[0x81]), [0x01]);
+        assert_eq!(
+            space.without_flr(0xA8, &[0xFF; 4]),
+            [0xFF, 0x7F, 0xFF, 0xFF]
+        );
+        assert_eq!(space.without_flr(0xAA, &[0x80]), [0x80]);
         assert_eq!(space.write(0xA0, &[0x80; 9]), ConfigWrite::Plain);
         assert_eq!(
             space.write(0xA8, &0x7FFFu16.to_le_bytes()),

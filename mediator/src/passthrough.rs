@@ -42,8 +42,8 @@ fn counters() -> impl Iterator<Item = u64> {
 /// - Memory that comes without a file is a window that the hardware does not reach. A client has such
 ///   windows (a machine's firmware is one), and no device ever looks for anything there; one that does
 ///   finds the I/O MMU closed. Nobody could answer for the client: hardware knows no messages.
-/// - Nothing of the last tenant is left to the next, whatever the card's own reset leaves. (A reset that
-///   a client makes by itself, CTRL.RST or an FLR, clears what the card clears.)
+/// - Nothing of the last tenant is left to the next, whatever the card's own reset leaves. (CTRL.RST
+///   clears what the card clears: it is the same client's before and after.)
 /// - What a client may have mapped is bounded, as its pages stay in memory for as long, and count
 ///   against the one limit that all VFs of this process share.
 /// - A fatal error of the device takes the VF away, whatever the client has set for that index: the

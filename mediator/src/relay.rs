@@ -334,8 +334,11 @@ impl Device for Slot {
             region::BAR0 => self.write_bar0(offset, data),
             region::CONFIG => match self.config.write(offset, data) {
                 ConfigWrite::Plain => self.call(|function| function.write(index, offset, data)),
+                // Asked for as a reset: the kernel's VFIO does not tell of an FLR that it could not do.
                 ConfigWrite::Flr => self.reset_downstream(ResetCause::Flr, |function| {
-                    function.write(index, offset, data)
+                    let rest = self.config.without_flr(offset, data);
+                    function.write(index, offset, &rest)?;
+                    function.reset()
                 }),
             },
             _ => self.call(|function| function.post(index, offset, data)),
