@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -248,13 +249,20 @@ fn drive(arguments: &Run) -> anyhow::Result<()> {
     })
 }
 
+/// How long VFs may take to come or go: the kernel waits for whoever uses one, 25 s at most, and then there
+/// is something to be said about that.
+const VFS_LIMIT: Duration = Duration::from_secs(40);
+
 fn ask(arguments: &Ctl) -> anyhow::Result<()> {
     let mut limit = ctl::ANSWER_LIMIT;
     let request = match &arguments.question {
         Question::Info => json!({"op": "info"}),
         Question::Stats => json!({"op": "stats"}),
         Question::Show => json!({"op": "show"}),
-        Question::Vfs { count } => json!({"op": "vfs", "count": count}),
+        Question::Vfs { count } => {
+            limit = VFS_LIMIT;
+            json!({"op": "vfs", "count": count})
+        }
         Question::VfStats { vf } => json!({"op": "vf_stats", "vf": vf}),
         Question::Offer { vf } => json!({"op": "offer", "vf": vf}),
         Question::Eject { vf, timeout } => {

@@ -1,12 +1,12 @@
 //! The client's side of a control socket, and how answers are shown to a person.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::{Value, json};
 
 /// How long an answer may take that needs no work.
@@ -86,7 +86,14 @@ pub fn call(path: &Path, request: &Value, limit: Duration) -> anyhow::Result<Val
     let mut line = String::new();
     BufReader::new(stream)
         .read_line(&mut line)
-        .with_context(|| format!("no answer within {} s", limit.as_secs()))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!(
+                "no answer within {} s: the program is busy or stopped; what it was asked it may still \
+                 do, which its log tells",
+                limit.as_secs()
+            ),
+            _ => anyhow::Error::new(error).context("reading the answer"),
+        })?;
     if line.is_empty() {
         bail!("the program closed the connection without an answer");
     }
@@ -149,6 +156,18 @@ fn plain(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_does_not_answer_is_told_of_in_words() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ctl");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        let limit = Duration::from_millis(20);
+        let error = call(&path, &json!({"op": "info"}), limit).expect_err("no answer");
+        let error = format!("{error:#}");
+        assert!(error.contains("busy or stopped"), "{error}");
+        assert!(!error.contains("os error"), "{error}");
+    }
 
     #[test]
     fn nested_answers_are_indented() {
