@@ -24,6 +24,8 @@ pub(super) struct Habits {
     pub(super) vfs_appear: bool,
     /// A driver that fails on every device.
     pub(super) fails: Option<&'static str>,
+    /// Held by who uses the VFs: until it is let go of, who takes them away waits.
+    pub(super) user: Option<Arc<Mutex<()>>>,
 }
 
 impl Default for Habits {
@@ -34,6 +36,7 @@ impl Default for Habits {
             vfs_driver: Some("vfio-pci"),
             vfs_appear: true,
             fails: None,
+            user: None,
         }
     }
 }
@@ -113,6 +116,9 @@ fn set_vfs(root: &Path, pf: &str, count: u16, habits: &Habits) -> io::Result<()>
     let device = root.join("bus/pci/devices").join(pf);
     for vf in 0..64 {
         set_link(&device.join(format!("virtfn{vf}")), None);
+    }
+    if let Some(user) = habits.user.as_ref().filter(|_| count == 0) {
+        drop(user.lock().expect("no holder panics"));
     }
     for vf in 0..count {
         if !habits.vfs_appear {

@@ -43,6 +43,8 @@ fn limit(operation: &'static str, errno: Errno, mend: String) -> FunctionError {
 
 /// Have `num_vfs` VFs, each on vfio-pci, or none.
 pub(super) fn configure(pf: &Sysfs, num_vfs: u16, patience: Patience) -> Result<(), FunctionError> {
+    // Now: while the kernel waits for who uses a VF, the links to all of them are gone.
+    let groups = groups(pf);
     let (done, outcome) = mpsc::sync_channel(1);
     let ours = pf.clone();
     // A thread of its own: the kernel makes whoever writes wait until the last VF is let go of, and
@@ -61,17 +63,21 @@ pub(super) fn configure(pf: &Sysfs, num_vfs: u16, patience: Patience) -> Result<
     })?;
     match outcome.recv_timeout(patience.done + patience.there) {
         Ok(outcome) => outcome,
-        Err(_) => Err(held(pf)),
+        Err(_) => Err(held(&groups)),
     }
 }
 
-/// Somebody does not let go of a VF.
-fn held(pf: &Sysfs) -> FunctionError {
-    let groups: Vec<String> = (0..)
+/// The files by which VFs that are there are used.
+fn groups(pf: &Sysfs) -> Vec<String> {
+    (0..)
         .map_while(|number| pf.vf(number))
         .filter_map(|vf| vf.iommu_group())
         .map(|group| format!("/dev/vfio/{group}"))
-        .collect();
+        .collect()
+}
+
+/// Somebody does not let go of a VF.
+fn held(groups: &[String]) -> FunctionError {
     let mend = format!(
         "a process keeps a VF although the kernel wants it back; `fuser {}` names it, and the kernel \
          goes on when it has ended",
@@ -153,6 +159,8 @@ fn refused(pf: &Sysfs, num_vfs: u16, error: &io::Error) -> FunctionError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::super::made_up::MadeUp;
     use super::*;
 
@@ -248,7 +256,16 @@ mod tests {
         let made = made();
         let pf = made.sysfs(PF);
         configure(&pf, 2, SOON).expect("enabled");
-        let text = held(&pf).to_string();
+        let user = Arc::new(Mutex::new(()));
+        let using = user.lock().expect("nobody else has it");
+        made.habits(|habits| habits.user = Some(user.clone()));
+        let short = Patience {
+            done: Duration::from_millis(50),
+            there: Duration::ZERO,
+        };
+        let refused = configure(&pf, 0, short).expect_err("somebody uses them");
+        drop(using);
+        let text = refused.to_string();
         assert!(text.contains("fuser /dev/vfio/100 /dev/vfio/101"), "{text}");
     }
 }
