@@ -334,11 +334,11 @@ impl<'a> Bed<'a> {
 
     fn mediator_killed(&mut self, report: &mut Report) -> Result<()> {
         let guest = self.guest;
+        let said = self.said()?;
         guest.kill(self.mediator)?;
-        guest.agent().expect(self.vf, "vf is gone", 0, LONG)?;
         // Its sockets stay behind; the next one takes their place.
         self.mediator = guest.start_mediator(&self.vfs)?;
-        let outcome = self.ping_until_back();
+        let outcome = self.until_back(said);
         guest.outcome(
             report,
             "the mediator is killed, and the next takes over",
@@ -351,11 +351,12 @@ impl<'a> Bed<'a> {
     /// anew, and the mediator offers those.
     fn pf_killed(&mut self, report: &mut Report) -> Result<()> {
         let guest = self.guest;
+        let before = self.said()?;
         guest.kill(self.pf)?;
         let refused = guest.ctl(VF_DRIVER, &["request", "vlan", "7"]);
         let said = refused.map_or_else(|error| format!("{error:#}"), |answer| answer.to_string());
         self.pf = guest.start_mediated_pf()?;
-        let outcome = self.ping_until_back();
+        let outcome = self.until_back(before);
         let told = said.contains("pf-gone");
         guest.check(
             report,
@@ -371,25 +372,26 @@ impl<'a> Bed<'a> {
         Ok(())
     }
 
-    /// Both drivers probe their VFs again, in their own time.
-    fn ping_until_back(&self) -> Result<String> {
-        const TRIES: u32 = 20;
-        let mut last = Ok(String::new());
-        for driver in [VF_DRIVER, OTHER_DRIVER] {
-            for _ in 0..TRIES {
-                last = self.guest.ping(driver, PF_ADDRESS);
-                if last.is_ok() {
-                    break;
-                }
-            }
-            last.as_ref()
-                .map_err(|error| anyhow::anyhow!("{driver}: {error:#}"))?;
+    /// How much each VF's driver has said.
+    fn said(&self) -> Result<[usize; 2]> {
+        let said =
+            |job| -> Result<usize> { Ok(self.guest.agent().expect(job, "", 0, LONG)?.len()) };
+        Ok([said(self.vf)?, said(self.other)?])
+    }
+
+    /// Both drivers have lost their VFs since they had said so much; each probes its own again.
+    fn until_back(&self, said: [usize; 2]) -> Result<String> {
+        let agent = self.guest.agent();
+        for (job, from) in [self.vf, self.other].into_iter().zip(said) {
+            agent.expect(job, "vf is back", from, LONG)?;
         }
-        last
+        self.guest.ping(OTHER_DRIVER, PF_ADDRESS)?;
+        self.guest.ping(VF_DRIVER, PF_ADDRESS)
     }
 
     fn end(mut self, report: &mut Report) -> Result<()> {
         let guest = self.guest;
+        let said = self.said()?;
         // With VFs on its bus and clients on them.
         guest.stop(self.mediator)?;
         let mediator = control(MEDIATOR);
@@ -403,7 +405,7 @@ impl<'a> Bed<'a> {
             sockets,
         );
         self.mediator = guest.start_mediator(&self.vfs)?;
-        let back = self.ping_until_back();
+        let back = self.until_back(said);
         guest.outcome(report, "and the next takes over", back);
         guest.stop(self.pf)?;
         let left = guest.vfs()?;
