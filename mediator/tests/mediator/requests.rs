@@ -383,6 +383,13 @@ fn a_reset_is_complete_before_the_next_request() {
         };
         assert_eq!(new.generation, old.generation + 1);
         assert_eq!(card.vf(0).count(&Seen::Reset), resets_before + 1);
+        // The kernel's VFIO would take the bit without telling whether the reset was done.
+        let bit = Seen::Write {
+            region: region::CONFIG,
+            offset: device_control,
+            data: flr.to_vec(),
+        };
+        assert_eq!(card.vf(0).count(&bit), 0, "an FLR is asked for as a reset");
         // The old answer is too late for anything.
         pf.answer(
             &old,
